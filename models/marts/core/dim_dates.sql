@@ -1,0 +1,65 @@
+MODEL (
+  name marts.dim_dates,
+  kind FULL,
+  owner commerce,
+  tags (marts, core),
+  grain date_day,
+  description 'One row per local day from the first order, refund or ticket event to the as-of day, the last day on which one lies. Answers: which days does the warehouse cover, and which month, week and weekday is a day? Excludes days after the as-of day, whatever the wall clock says.',
+  column_descriptions (
+    date_day = 'The day.',
+    year_number = 'Calendar year.',
+    quarter = 'First day of the quarter.',
+    month = 'First day of the month.',
+    week = 'Monday of the week.',
+    day_of_month = '1 to 31.',
+    day_of_week = '1 Monday to 7 Sunday, as ISO 8601.',
+    is_weekend = 'True on Saturday and Sunday.',
+    is_month_complete = 'False: the month ends after the as-of day, so more may come.',
+    as_of_date = 'The as-of day, the same in every row.'
+  ),
+  audits (
+    grain_is_unique(columns := date_day)
+  )
+);
+
+WITH instants AS (
+  SELECT
+    MIN(ordered_at) AS first_at,
+    MAX(ordered_at) AS last_at
+  FROM staging.orders
+  UNION ALL
+  SELECT
+    MIN(refunded_at) AS first_at,
+    MAX(refunded_at) AS last_at
+  FROM staging.refunds
+  UNION ALL
+  SELECT
+    MIN(occurred_at) AS first_at,
+    MAX(occurred_at) AS last_at
+  FROM staging.ticket_events
+), bounds AS (
+  SELECT
+    @local_date(MIN(first_at)) AS first_date,
+    @local_date(MAX(last_at)) AS as_of_date
+  FROM instants
+), spine AS (
+  SELECT
+    date_day,
+    CAST(DATE_TRUNC('month', date_day) AS DATE) AS month
+  FROM (@date_spine((SELECT first_date FROM bounds), (SELECT as_of_date FROM bounds), 'day')) AS days
+)
+SELECT
+  spine.date_day::DATE,
+  CAST(EXTRACT(YEAR FROM spine.date_day) AS INT) AS year_number,
+  CAST(DATE_TRUNC('quarter', spine.date_day) AS DATE) AS quarter,
+  spine.month::DATE,
+  CAST(DATE_TRUNC('week', spine.date_day) AS DATE) AS week,
+  CAST(EXTRACT(DAY FROM spine.date_day) AS INT) AS day_of_month,
+  @iso_weekday(spine.date_day) AS day_of_week,
+  @iso_weekday(spine.date_day) >= 6 AS is_weekend,
+  CAST(DATE_TRUNC('month', spine.month + 31) AS DATE) - 1 <= bounds.as_of_date AS is_month_complete,
+  bounds.as_of_date::DATE
+FROM spine
+CROSS JOIN bounds;
+
+@create_index(date_day, unique := TRUE)

@@ -1,0 +1,93 @@
+MODEL (
+  name marts.customer_metrics,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (
+      key = customer_id
+    )
+  ),
+  owner commerce,
+  tags (marts, customers),
+  depends_on (marts.dim_customers),
+  grain (customer_id, order_date),
+  description 'One row per customer and local day with a counted order, or with a refund that names the customer and no order. Answers: what does a customer buy, how often, and what comes back? Excludes guests and cancelled orders. Refunds are on an order basis: they lie on the day of their order.',
+  column_descriptions (
+    customer_id = 'Customer; joins marts.dim_customers.',
+    order_date = 'Local day of the orders; of a refund without an order its own local day.',
+    orders = 'Counted orders.',
+    units = 'Units sold.',
+    gross_revenue = 'Lines before discount, without tax, in the reporting currency.',
+    discounts = 'Discounts, in the reporting currency.',
+    net_sales = 'gross_revenue less discounts.',
+    refunds = 'Refunds of these orders whenever paid back, and refunds of the day without an order, in the reporting currency.',
+    net_revenue = 'net_sales less refunds.',
+    tax = 'Tax on these orders, in the reporting currency; never revenue.'
+  ),
+  audits (
+    grain_is_unique(columns := (customer_id, order_date)),
+    foreign_key_holds(column := customer_id, parent := marts.dim_customers, key := customer_id),
+    revenue_consistency,
+    revenue_reconciles(facts := marts.fct_orders, condition := NOT customer_id IS NULL)
+  )
+);
+
+WITH touched AS (
+  SELECT
+    customer_id
+  FROM staging.order_touches
+  WHERE
+    @loaded() AND NOT customer_id IS NULL
+  UNION
+  SELECT
+    customer_id
+  FROM staging.refund_touches
+  WHERE
+    @loaded() AND NOT customer_id IS NULL
+), activity AS (
+  SELECT
+    customer_id,
+    order_date,
+    1 AS orders,
+    units,
+    gross_revenue,
+    discounts,
+    net_sales,
+    refunds,
+    tax
+  FROM marts.fct_orders
+  WHERE
+    is_counted AND NOT customer_id IS NULL AND @touched(customer_id)
+  UNION ALL
+  SELECT
+    customer_id,
+    refund_date AS order_date,
+    0 AS orders,
+    0 AS units,
+    0 AS gross_revenue,
+    0 AS discounts,
+    0 AS net_sales,
+    refunds,
+    0 AS tax
+  FROM marts.fct_refunds
+  WHERE
+    order_id IS NULL AND NOT customer_id IS NULL AND @touched(customer_id)
+)
+SELECT
+  customer_id::TEXT,
+  order_date::DATE,
+  CAST(SUM(orders) AS BIGINT) AS orders,
+  CAST(SUM(units) AS DECIMAL(18, 4)) AS units,
+  CAST(SUM(gross_revenue) AS DECIMAL(18, 4)) AS gross_revenue,
+  CAST(SUM(discounts) AS DECIMAL(18, 4)) AS discounts,
+  CAST(SUM(net_sales) AS DECIMAL(18, 4)) AS net_sales,
+  CAST(SUM(refunds) AS DECIMAL(18, 4)) AS refunds,
+  CAST(SUM(net_sales - refunds) AS DECIMAL(18, 4)) AS net_revenue,
+  CAST(SUM(tax) AS DECIMAL(18, 4)) AS tax
+FROM activity
+GROUP BY
+  customer_id,
+  order_date;
+
+@create_index(customer_id, order_date, unique := TRUE);
+
+@create_index(order_date)

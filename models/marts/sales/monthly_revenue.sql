@@ -1,0 +1,115 @@
+MODEL (
+  name marts.monthly_revenue,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (
+      key = month
+    )
+  ),
+  owner commerce,
+  tags (marts, sales),
+  grain month,
+  description 'One row per local month from the first to that of the as-of day, months without sales included. Answers: what did we sell and pay back, month by month, and is the month over? Excludes cancelled orders. Refunds are on a cash basis: they lie in the month they were paid back.',
+  column_descriptions (
+    month = 'First day of the local month.',
+    is_complete = 'False: the month ends after the as-of day, so more may come.',
+    orders = 'Counted orders of the month, guests included.',
+    customers = 'Distinct customers with a counted order; guests are not customers.',
+    units = 'Units sold.',
+    gross_revenue = 'Lines before discount, without tax, in the reporting currency.',
+    discounts = 'Discounts, in the reporting currency.',
+    net_sales = 'gross_revenue less discounts.',
+    refunds = 'Refunds paid back in this month, in the reporting currency.',
+    net_revenue = 'net_sales less refunds; below zero in a month that pays back more than it sells.',
+    tax = 'Tax on the orders of the month, in the reporting currency; never revenue.'
+  ),
+  audits (
+    grain_is_unique(columns := month),
+    revenue_consistency,
+    revenue_reconciles(facts := marts.fct_orders),
+    refunds_reconcile(facts := marts.fct_refunds)
+  )
+);
+
+WITH touched AS (
+  SELECT
+    CAST(DATE_TRUNC('month', order_date) AS DATE) AS month
+  FROM staging.order_touches
+  WHERE
+    @loaded() AND NOT order_date IS NULL
+  UNION
+  SELECT
+    CAST(DATE_TRUNC('month', refund_date) AS DATE) AS month
+  FROM staging.refund_touches
+  WHERE
+    @loaded()
+  UNION
+  SELECT
+    COALESCE(spine.month, present.month) AS month
+  FROM (
+    SELECT DISTINCT
+      month,
+      is_month_complete
+    FROM marts.dim_dates
+  ) AS spine
+  FULL OUTER JOIN marts.monthly_revenue AS present
+    ON spine.month = present.month
+  WHERE
+    spine.month IS NULL
+    OR present.month IS NULL
+    OR spine.is_month_complete <> present.is_complete
+), months AS (
+  SELECT DISTINCT
+    month,
+    is_month_complete AS is_complete
+  FROM marts.dim_dates
+  WHERE
+    @touched(month)
+), sales AS (
+  SELECT
+    dates.month,
+    COUNT(*) AS orders,
+    COUNT(DISTINCT orders.customer_id) AS customers,
+    SUM(orders.units) AS units,
+    SUM(orders.gross_revenue) AS gross_revenue,
+    SUM(orders.discounts) AS discounts,
+    SUM(orders.net_sales) AS net_sales,
+    SUM(orders.tax) AS tax
+  FROM marts.dim_dates AS dates
+  INNER JOIN marts.fct_orders AS orders
+    ON dates.date_day = orders.order_date
+  WHERE
+    orders.is_counted AND @touched(dates.month)
+  GROUP BY
+    dates.month
+), refunds AS (
+  SELECT
+    dates.month,
+    SUM(refunds.refunds) AS refunds
+  FROM marts.dim_dates AS dates
+  INNER JOIN marts.fct_refunds AS refunds
+    ON dates.date_day = refunds.refund_date
+  WHERE
+    @touched(dates.month)
+  GROUP BY
+    dates.month
+)
+SELECT
+  months.month::DATE,
+  months.is_complete::BOOLEAN,
+  CAST(COALESCE(sales.orders, 0) AS BIGINT) AS orders,
+  CAST(COALESCE(sales.customers, 0) AS BIGINT) AS customers,
+  CAST(COALESCE(sales.units, 0) AS DECIMAL(18, 4)) AS units,
+  CAST(COALESCE(sales.gross_revenue, 0) AS DECIMAL(18, 4)) AS gross_revenue,
+  CAST(COALESCE(sales.discounts, 0) AS DECIMAL(18, 4)) AS discounts,
+  CAST(COALESCE(sales.net_sales, 0) AS DECIMAL(18, 4)) AS net_sales,
+  CAST(COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS refunds,
+  CAST(COALESCE(sales.net_sales, 0) - COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS net_revenue,
+  CAST(COALESCE(sales.tax, 0) AS DECIMAL(18, 4)) AS tax
+FROM months
+LEFT JOIN sales
+  ON months.month = sales.month
+LEFT JOIN refunds
+  ON months.month = refunds.month;
+
+@create_index(month, unique := TRUE)

@@ -1,0 +1,57 @@
+MODEL (
+  name marts.order_value_percentiles,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (
+      key = month
+    )
+  ),
+  owner commerce,
+  tags (marts, sales),
+  grain month,
+  description 'One row per local month with a counted order. Answers: what is a typical order worth, and a large one? The value of an order is its net_sales. Excludes cancelled orders and months without orders.',
+  column_descriptions (
+    month = 'First day of the local month.',
+    orders = 'Counted orders of the month, guests included.',
+    net_sales = 'Their net_sales, in the reporting currency; divided by orders it is the average order value.',
+    p25 = 'Order value that a quarter of the orders do not exceed, interpolated between neighbours.',
+    p50 = 'Median order value.',
+    p75 = 'Order value that three quarters of the orders do not exceed.',
+    p90 = 'Order value that 90 % of the orders do not exceed.',
+    p95 = 'Order value that 95 % of the orders do not exceed.',
+    p99 = 'Order value that 99 % of the orders do not exceed.'
+  ),
+  audits (
+    grain_is_unique(columns := month),
+    revenue_reconciles(facts := marts.fct_orders)
+  )
+);
+
+WITH touched AS (
+  SELECT
+    CAST(DATE_TRUNC('month', order_date) AS DATE) AS month
+  FROM staging.order_touches
+  WHERE
+    @loaded() AND NOT order_date IS NULL
+  GROUP BY
+    CAST(DATE_TRUNC('month', order_date) AS DATE)
+), orders AS (
+  SELECT
+    dates.month,
+    orders.net_sales
+  FROM marts.dim_dates AS dates
+  INNER JOIN marts.fct_orders AS orders
+    ON dates.date_day = orders.order_date
+  WHERE
+    orders.is_counted AND @touched(dates.month)
+)
+SELECT
+  month::DATE,
+  CAST(COUNT(*) AS BIGINT) AS orders,
+  CAST(SUM(net_sales) AS DECIMAL(18, 4)) AS net_sales,
+  @percentile_agg(net_sales, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
+FROM orders
+GROUP BY
+  month;
+
+@create_index(month, unique := TRUE)

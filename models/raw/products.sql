@@ -1,0 +1,37 @@
+MODEL (
+  name raw.products,
+  kind VIEW,
+  owner commerce,
+  tags (raw, commerce),
+  grain (_batch_id, _row_number),
+  description 'One row per version of a product that was ever landed, oldest versions included.',
+  column_descriptions (
+    product_id = 'Key of the product, as delivered.',
+    product_name = 'Name.',
+    category = 'Category.',
+    brand = 'Brand.',
+    list_price = 'List price.',
+    unit_cost = 'Cost of one unit.',
+    updated_at = 'Version clock: the greatest wins.',
+    _deleted = 'True: gone at the source as of this version.',
+    _batch_id = 'Batch that brought the row.',
+    _loaded_at = 'When the batch was published; drives the increments.',
+    _source_file = 'File it came from.',
+    _row_number = 'Its record in that file.'
+  )
+);
+
+SELECT
+  product_id::TEXT,
+  product_name::TEXT,
+  category::TEXT,
+  brand::TEXT,
+  list_price::DECIMAL(18, 4),
+  unit_cost::DECIMAL(18, 4),
+  updated_at::TIMESTAMPTZ,
+  _deleted::BOOLEAN,
+  _batch_id::BIGINT,
+  _loaded_at::TIMESTAMPTZ,
+  _source_file::TEXT,
+  _row_number::BIGINT
+FROM landing.products

@@ -1,0 +1,50 @@
+MODEL (
+  name seeds.exchange_rates,
+  kind SEED (
+    path '$root/seeds/exchange_rates.csv',
+    batch_size 100000
+  ),
+  owner finance,
+  tags (seeds, finance),
+  grain rate_date,
+  description 'One row per business day: the euro foreign exchange reference rates of the European Central Bank. Excludes weekends and the holidays of the euro payment system, on which no rate is published.',
+  columns (
+    rate_date DATE,
+    usd DECIMAL(18, 6),
+    gbp DECIMAL(18, 6),
+    jpy DECIMAL(18, 6),
+    chf DECIMAL(18, 6),
+    cad DECIMAL(18, 6),
+    aud DECIMAL(18, 6),
+    sek DECIMAL(18, 6),
+    dkk DECIMAL(18, 6),
+    nok DECIMAL(18, 6),
+    pln DECIMAL(18, 6),
+    czk DECIMAL(18, 6),
+    huf DECIMAL(18, 6),
+    cny DECIMAL(18, 6),
+    inr DECIMAL(18, 6),
+    brl DECIMAL(18, 6),
+    mxn DECIMAL(18, 6)
+  ),
+  column_descriptions (
+    rate_date = 'Day of publication.',
+    usd = 'US dollars for one euro.',
+    gbp = 'Pounds sterling for one euro.',
+    jpy = 'Japanese yen for one euro.',
+    chf = 'Swiss francs for one euro.',
+    cad = 'Canadian dollars for one euro.',
+    aud = 'Australian dollars for one euro.',
+    sek = 'Swedish kronor for one euro.',
+    dkk = 'Danish kroner for one euro.',
+    nok = 'Norwegian kroner for one euro.',
+    pln = 'Polish zloty for one euro.',
+    czk = 'Czech koruny for one euro.',
+    huf = 'Hungarian forint for one euro.',
+    cny = 'Chinese yuan for one euro.',
+    inr = 'Indian rupees for one euro.',
+    brl = 'Brazilian reais for one euro.',
+    mxn = 'Mexican pesos for one euro.'
+  ),
+  audits (unique_values(columns := rate_date), not_null(columns := rate_date))
+)

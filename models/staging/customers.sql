@@ -1,0 +1,61 @@
+MODEL (
+  name staging.customers,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (
+      key = customer_id
+    )
+  ),
+  owner commerce,
+  tags (staging, commerce),
+  grain customer_id,
+  description 'One row per customer that exists at the source: the newest version of each.',
+  column_descriptions (
+    customer_id = 'Key of the customer, as delivered.',
+    email = 'E-mail address (personal data).',
+    full_name = 'Name (personal data).',
+    country_code = 'ISO 3166 code of two letters.',
+    created_at = 'When the customer was created.',
+    updated_at = 'Clock of the version shown.'
+  ),
+  audits (
+    grain_is_unique(columns := customer_id),
+    no_rows_lost(source := raw.customers, key := customer_id)
+  )
+);
+
+WITH touched AS (
+  SELECT DISTINCT
+    customer_id
+  FROM raw.customers
+  WHERE
+    @loaded()
+), versions AS (
+  SELECT
+    customer_id,
+    email,
+    full_name,
+    country_code,
+    created_at,
+    updated_at,
+    _deleted,
+    ROW_NUMBER() OVER (
+      PARTITION BY customer_id
+      ORDER BY updated_at DESC, _loaded_at DESC, _row_number DESC, _batch_id DESC
+    ) AS version_rank
+  FROM raw.customers
+  WHERE
+    @touched(customer_id)
+)
+SELECT
+  customer_id::TEXT,
+  email::TEXT,
+  full_name::TEXT,
+  country_code::TEXT,
+  created_at::TIMESTAMPTZ,
+  updated_at::TIMESTAMPTZ
+FROM versions
+WHERE
+  version_rank = 1 AND NOT _deleted;
+
+@create_index(customer_id, unique := TRUE)

@@ -1,0 +1,92 @@
+"""The commands: `python -m scripts COMMAND`, each also a make target."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts import pipeline, server
+from scripts.errors import WarehouseError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+@app.command()
+def up() -> None:
+    """Start the embedded server; make it first if there is none."""
+    print(server.up())
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded server."""
+    print(server.down())
+
+
+@app.command()
+def status() -> None:
+    """Say where the server is and whether it answers."""
+    print(server.status())
+
+
+@app.command()
+def env() -> None:
+    """Print the shell's settings: eval "$(make -s env)"."""
+    print(server.env())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def psql(
+    context: typer.Context,
+    login: Annotated[str, typer.Option(help="Login to use.")] = "analyst",
+    database: Annotated[str | None, typer.Option(help="Database; by default the login's own.")] = None,
+) -> None:
+    """Open psql; what follows goes to it."""
+    server.psql(context.args, login, database)
+
+
+@app.command()
+def init() -> None:
+    """Make server, databases, roles, schemas and an empty prod; what is there stays."""
+    pipeline.init()
+
+
+Drop = Annotated[Path, typer.Argument(help="Folder with one folder per batch.")]
+
+
+@app.command()
+def load(drop: Drop) -> None:
+    """Load the batches in a folder into landing."""
+    pipeline.load(drop)
+
+
+@app.command()
+def refresh(drop: Annotated[Path | None, typer.Argument(help="Folder to load first.")] = None) -> None:
+    """The scheduled job: load, then bring every model up to now."""
+    pipeline.refresh(drop)
+
+
+@app.command()
+def deploy() -> None:
+    """Bring prod to the code in this folder, and up to now."""
+    pipeline.deploy()
+
+
+@app.command()
+def run() -> None:
+    """The main job on the sample: everything from nothing to marts, and what they say."""
+    pipeline.run_sample()
+
+
+def main() -> None:
+    """Run one command. A fault that a person can act on ends with its message and exit code, without a trace."""
+    try:
+        app()
+    except WarehouseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""The landing contract as data, and the SQL that checks a file against it.
+
+config/postgres/landing.sql creates the same tables; tests/python/test_contract.py holds the two together.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+EARLIEST = "1900-01-01"
+"""No timestamp lies before this day: what does is a typing error or a placeholder."""
+
+LONGEST = 1 << 20
+"""Longest line of a CSV file in bytes, and longest text in characters."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its PostgreSQL type, and what a value must keep to.
+
+    `key` columns are required even of deleted rows. `allowed` values are compared in lower case without outer blanks,
+    and landed so. A code of so many `letters` is landed in upper case. Bounds are SQL: a number or another column.
+    """
+
+    name: str
+    type: Literal["text", "integer", "numeric(18,4)", "timestamp with time zone"] = "text"
+    required: bool = False
+    key: bool = False
+    allowed: tuple[str, ...] = ()
+    letters: int = 0
+    above: str | None = None
+    at_least: str | None = None
+    at_most: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A landing table. `clock` is the column whose greatest value is the newest version of a key."""
+
+    name: str
+    columns: tuple[Column, ...]
+    clock: str = "updated_at"
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the contract's columns, in order, without `_deleted`."""
+        return [column.name for column in self.columns]
+
+    @property
+    def version(self) -> list[str]:
+        """The columns that name one version of one record: its key and its clock."""
+        return [column.name for column in self.columns if column.key] + [self.clock]
+
+
+def _key(name: str, type_: Literal["text", "integer"] = "text") -> Column:
+    return Column(name, type_, required=True, key=True)
+
+
+def _number(name: str) -> Column:
+    return Column(name, "numeric(18,4)")
+
+
+def _time(name: str, required: bool = True) -> Column:
+    return Column(name, "timestamp with time zone", required)
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "customers",
+            (
+                _key("customer_id"),
+                Column("email"),
+                Column("full_name"),
+                Column("country_code", letters=2),
+                _time("created_at", required=False),
+                _time("updated_at"),
+            ),
+        ),
+        Table(
+            "products",
+            (
+                _key("product_id"),
+                Column("product_name"),
+                Column("category"),
+                Column("brand"),
+                _number("list_price"),
+                _number("unit_cost"),
+                _time("updated_at"),
+            ),
+        ),
+        Table(
+            "orders",
+            (
+                _key("order_id"),
+                Column("customer_id"),
+                Column("status", required=True, allowed=("placed", "shipped", "delivered", "cancelled")),
+                Column("currency", required=True, letters=3),
+                _number("shipping_amount"),
+                _time("ordered_at"),
+                _time("updated_at"),
+            ),
+        ),
+        Table(
+            "order_items",
+            (
+                _key("order_id"),
+                _key("line_number", "integer"),
+                Column("product_id", required=True),
+                Column("quantity", "numeric(18,4)", required=True, above="0"),
+                Column("gross_amount", "numeric(18,4)", required=True, at_least="0"),
+                Column("discount_amount", "numeric(18,4)", at_least="0", at_most="gross_amount"),
+                _number("tax_amount"),
+                _time("updated_at"),
+            ),
+        ),
+        Table(
+            "refunds",
+            (
+                _key("refund_id"),
+                Column("order_id"),
+                Column("line_number", "integer"),
+                Column("customer_id"),
+                Column("product_id"),
+                _number("quantity"),
+                Column("amount", "numeric(18,4)", required=True, at_least="0"),
+                Column("reason"),
+                _time("refunded_at"),
+                _time("updated_at"),
+            ),
+        ),
+        Table(
+            "tickets",
+            (
+                _key("ticket_id"),
+                Column("customer_id"),
+                Column("order_id"),
+                Column("channel"),
+                Column("priority"),
+                Column("category"),
+                Column("status", required=True, allowed=("open", "pending", "solved", "closed")),
+                _time("created_at"),
+                _time("updated_at"),
+            ),
+        ),
+        # An event has no updated_at: when it occurred is its version clock too.
+        Table(
+            "ticket_events",
+            (
+                _key("event_id"),
+                Column("ticket_id", required=True),
+                Column(
+                    "event_type",
+                    required=True,
+                    allowed=(
+                        "created",
+                        "assigned",
+                        "agent_reply",
+                        "customer_reply",
+                        "open",
+                        "pending",
+                        "solved",
+                        "reopened",
+                        "closed",
+                    ),
+                ),
+                Column("actor_type"),
+                Column("actor_id"),
+                _time("occurred_at"),
+            ),
+            clock="occurred_at",
+        ),
+    )
+}
+
+# Forms of values, as regular expressions that must match the whole value. Outer blanks (spaces) are let pass.
+_INTEGER = r" *[+-]?\d+(?:\.0*)? *"
+_DECIMAL = r" *[+-]?\d+(?:\.\d{1,4}0*)? *"
+_NUMBER = r" *[+-]?\d+(?:\.\d+)? *"
+_DAY, _MINUTE = r"\d{4}-\d{2}-\d{2}", r"(?:[01]\d|2[0-3]):[0-5]\d"
+_SECOND = r":[0-5]\d(?:\.\d{1,6}0*)?"
+_OFFSET = r"[+-](?:0\d|1[0-5])(?::?[0-5]\d)?"
+_TIMESTAMP = f" *{_DAY}(?:[T ]{_MINUTE}(?:{_SECOND})?(?:Z|{_OFFSET})?)? *"
+_PLAIN_TIMESTAMP = f"{_DAY}[T ]{_MINUTE}{_SECOND}Z?"  # DuckDB casts it as it is, and faster to TIMESTAMP
+_WITHOUT_SECONDS = r"^(.{10}[T ]\d\d:\d\d)(Z|[+-].*)?$"
+_BLANK = r"(?:\s|\\[tnr])*"
+_TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
+
+
+def stage_columns(table: Table) -> list[tuple[str, str]]:
+    """Name and PostgreSQL type of what `checking_sql` returns, in order."""
+    return [
+        *((column.name, column.type) for column in table.columns),
+        ("_deleted", "boolean"),
+        ("_row_number", "bigint"),
+        ("reject_column", "text"),
+        ("reject_value", "text"),
+        ("reject_reason", "text"),
+    ]
+
+
+def checking_sql(table: Table, source: str, present: dict[str, str], now: datetime) -> str:
+    """DuckDB SQL that types and checks every record of a file in one pass.
+
+    `source` is a FROM item with the columns `line`, `fault` (why the record as a whole is wrong, else NULL) and the
+    values as texts in the escapes of PostgreSQL's COPY; `present` maps the columns it has to expressions over it.
+    A record that breaks the contract comes back with its first column at fault in `reject_column`, or none if the
+    record as a whole is wrong, and the reason. `now` is the time of the load, in UTC.
+    """
+    every = [*table.columns, Column("_deleted")]
+    texts = ", ".join(f'{present.get(column.name, "NULL::VARCHAR")} AS "{column.name}"' for column in every)
+    values = ", ".join(f'{_value(column)} AS "{column.name}"' for column in every)
+    raws = ", ".join(f'"{column.name}" AS "raw_{column.name}"' for column in every)
+
+    limit = now + timedelta(days=1)
+    faults: list[tuple[str, str, str]] = [("", "fault IS NOT NULL", "")]
+    for column in table.columns:
+        for condition, reason in _faults(column, limit):
+            if not column.key and column.name != table.clock:  # a deleted row needs only its key and its clock
+                condition = f"{condition} AND NOT coalesce(_deleted, FALSE)"
+            faults.append((column.name, condition, reason))
+    faults.append(("_deleted", "_deleted IS NULL", "not true or false"))
+
+    code = " ".join(f"WHEN {condition} THEN {number}" for number, (_, condition, _) in enumerate(faults))
+    rest = list(enumerate(faults))[1:]
+    column_name = " ".join(f"WHEN {number} THEN {_text(name)}" for number, (name, _, _) in rest)
+    value = " ".join(f'WHEN {number} THEN "raw_{name}"' for number, (name, _, _) in rest)
+    reason = " ".join(f"WHEN {number} THEN {_text(why)}" for number, (_, _, why) in rest)
+    excerpt = f"left(CASE code WHEN 0 THEN excerpt {value} END, 200)"
+    whole = rf"regexp_replace({excerpt}, '^((?:[^\\]|\\.)*)\\$', '\1')"  # the cut may leave half an escape
+    names = ", ".join(f'"{column.name}"' for column in every)
+    return f"""
+        WITH texts AS (SELECT line, fault, excerpt, {texts} FROM {source}),
+        typed AS (SELECT line, fault, excerpt, {values}, {raws} FROM texts),
+        checked AS (SELECT *, CASE {code} END AS code FROM typed)
+        SELECT
+          {names}, line,
+          CASE WHEN code IS NOT NULL THEN CASE code {column_name} END END,
+          CASE WHEN code IS NOT NULL THEN {whole} END,
+          CASE WHEN code IS NOT NULL THEN CASE code WHEN 0 THEN fault {reason} END END
+        FROM checked
+    """
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _value(column: Column) -> str:
+    """The typed value: NULL when the text is empty or wrong."""
+    text = f'"{column.name}"'
+    if column.name == "_deleted":
+        given = f"lower(trim({text}))"
+        return (
+            f"CASE WHEN {text} IS NULL OR {given} IN ('', {', '.join(map(_text, _FALSE))}) THEN FALSE "
+            f"WHEN {given} IN ({', '.join(map(_text, _TRUE))}) THEN TRUE END"
+        )
+    if column.type == "integer":
+        return f"CASE WHEN regexp_full_match({text}, '{_INTEGER}') THEN TRY_CAST({text} AS INTEGER) END"
+    if column.type == "numeric(18,4)":
+        return f"CASE WHEN regexp_full_match({text}, '{_DECIMAL}') THEN TRY_CAST({text} AS DECIMAL(18, 4)) END"
+    if column.type == "timestamp with time zone":
+        # Without seconds or with outer blanks DuckDB does not cast. The session is UTC.
+        completed = rf"regexp_replace(trim({text}), '{_WITHOUT_SECONDS}', '\1:00\2')"
+        return (
+            f"CASE WHEN regexp_full_match({text}, '{_PLAIN_TIMESTAMP}') THEN TRY_CAST({text} AS TIMESTAMP) "
+            f"WHEN regexp_full_match({text}, '{_TIMESTAMP}') THEN "
+            f"coalesce(TRY_CAST({text} AS TIMESTAMPTZ), TRY_CAST({completed} AS TIMESTAMPTZ))::TIMESTAMP END"
+        )
+    if column.allowed:
+        return f"nullif(lower(trim({text})), '')"
+    if column.letters:
+        return f"nullif(upper(trim({text})), '')"
+    return text
+
+
+def _faults(column: Column, limit: datetime) -> Iterator[tuple[str, str]]:
+    """Conditions under which a value of the column is wrong, and what to call that; the first that holds counts.
+
+    They begin with what is cheap and seldom true: the rest is evaluated only then.
+    """
+    value, raw = f'"{column.name}"', f'"raw_{column.name}"'
+    blank = f"({raw} IS NULL OR regexp_full_match({raw}, '{_BLANK}'))"
+    if column.required:
+        yield blank if column.type == "text" else f"{value} IS NULL AND {blank}", "missing"
+    wrong = f"{value} IS NULL AND NOT {blank}"
+    if column.type == "integer":
+        yield f"{wrong} AND NOT regexp_full_match({raw}, '{_INTEGER}')", "not a whole number"
+        yield wrong, "out of range"
+    elif column.type == "numeric(18,4)":
+        yield f"{wrong} AND NOT regexp_full_match({raw}, '{_NUMBER}')", "not a number"
+        yield f"{wrong} AND NOT regexp_full_match({raw}, '{_DECIMAL}')", "more than 4 decimals"
+        yield wrong, "out of range"
+    elif column.type == "timestamp with time zone":
+        yield f"{wrong} AND NOT regexp_full_match({raw}, '{_TIMESTAMP}')", "not an ISO 8601 timestamp"
+        yield wrong, "not a date"
+        yield f"{value} < TIMESTAMP '{EARLIEST}'", f"before {EARLIEST}"
+        yield f"{value} > TIMESTAMP '{limit:%Y-%m-%d %H:%M:%S}'", "more than a day after the load"
+    elif column.allowed:
+        yield f"{value} NOT IN ({', '.join(map(_text, column.allowed))})", f"not one of {', '.join(column.allowed)}"
+    elif column.letters:  # of the raw text: upper() makes ASCII letters out of others
+        yield (
+            f"{value} <> '' AND NOT regexp_full_match({raw}, ' *[A-Za-z]{{{column.letters}}} *')",
+            f"not {column.letters} letters",
+        )
+    if column.above is not None:
+        yield f"{value} <= {column.above}", f"not more than {column.above}"
+    if column.at_least is not None:
+        yield f"{value} < {column.at_least}", f"less than {column.at_least}"
+    if column.at_most is not None:
+        yield f"{value} > {column.at_most}", f"more than {column.at_most}"

@@ -1,0 +1,832 @@
+"""The loader: batches of files from a drop folder into the landing tables, each batch whole or not at all.
+
+A file passes three stations that work at once, joined by pipes, in constant memory. Python splits CSV into records
+and numbers them by line (DuckDB's reader drops surplus fields and broken quotes without a word; PostgreSQL's stops
+at the first). DuckDB types and checks every record. PostgreSQL's COPY takes the result into a temporary table. When
+all files of a batch are there, one short transaction publishes them.
+"""
+
+import csv
+import difflib
+import fcntl
+import gzip
+import hashlib
+import io
+import os
+import stat
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, TextIO, cast
+
+import duckdb
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import connection, cursor
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TransferSpeedColumn
+
+from scripts.contract import LONGEST, TABLES, Table, checking_sql, stage_columns
+from scripts.errors import Exit, WarehouseError
+from scripts.settings import connect, settings
+
+PUBLISH_LOCK, LOADER_LOCK = (7274, 2), (7274, 3)
+"""Advisory locks: held shared by whoever writes landing, until the commit; held by the one loader at work."""
+
+ANALYZE_FROM = 50_000
+"""From so many new rows on, a load refreshes the statistics itself; below, autovacuum is soon enough."""
+
+_ENDINGS = (".csv", ".csv.gz", ".parquet")
+_BLOCK = 1 << 20
+
+
+class _Refused(Exception):
+    """A file that cannot be loaded, and why."""
+
+
+@dataclass
+class FileResult:
+    """What became of one file. Rows read = loaded + duplicate + rejected; `seconds` is wall-clock time.
+
+    `status` is loaded, known (its content was loaded before: every row counts as a duplicate) or refused (`error`).
+    """
+
+    path: str
+    table: str | None
+    status: str = "loaded"
+    read: int = 0
+    loaded: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    sha256: str | None = None
+    bytes: int | None = None
+
+
+@dataclass
+class LoadResult:
+    """What a load did, file by file in the order they were handled, and what it left alone (`notes`)."""
+
+    files: list[FileResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def refused(self) -> list[FileResult]:
+        """The files that were refused: the load is complete only without any."""
+        return [file for file in self.files if file.status == "refused"]
+
+    @property
+    def loaded(self) -> int:
+        """Rows that are new in landing."""
+        return sum(file.loaded for file in self.files)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing was refused, else Exit.INPUT_REFUSED."""
+        return Exit.INPUT_REFUSED if self.refused else 0
+
+    def print_summary(self) -> None:
+        """One line per table on standard output; what went wrong, and notes, on standard error."""
+        for note in self.notes:
+            print(f"note: {note}", file=sys.stderr)
+        for file in self.files:
+            for warning in file.warnings:
+                kind = "note" if file.status == "known" else "warning"
+                print(f"{kind}: {file.path}: {warning}", file=sys.stderr)
+            if file.error:
+                print(f"refused: {file.path}: {file.error}", file=sys.stderr)
+        if not self.files:
+            print("nothing to load")
+        for table in TABLES:
+            files = [file for file in self.files if file.table == table and file.status != "refused"]
+            if files:
+                counts = "".join(
+                    f"{sum(getattr(file, name) for file in files):>12,} {name}"
+                    for name in ("read", "loaded", "duplicate", "rejected")
+                )
+                print(f"{table:<13}{counts}{sum(file.seconds for file in files):>8.1f} s")
+
+
+def load(drop: Path) -> LoadResult:
+    """Load every batch in the folder `drop`: its subfolders in the order of their names, or the folder itself.
+
+    Loading is repeatable: what was loaded before is known by its content. Raises WarehouseError when there is no such
+    folder, when another loader is at work, and when the server goes away.
+    """
+    if not drop.is_dir():
+        raise WarehouseError(
+            f"there is no folder {printable(str(drop))}",
+            "name the drop folder: one that holds batch folders with files such as orders.csv",
+            Exit.INPUT_REFUSED,
+        )
+    result = LoadResult()
+    try:
+        batches = _find_batches(drop, result)
+    except OSError as error:
+        raise WarehouseError(
+            f"the drop folder cannot be read: {printable(str(error))}", "give this account access", Exit.INPUT_REFUSED
+        ) from None
+    if not batches:
+        return result
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TransferSpeedColumn(),
+        console=(console := Console(stderr=True)),
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    try:
+        with closing(connect("loader")) as server, _engine() as engine, bar:
+            server.autocommit = True
+            with server.cursor() as cur:
+                _be_the_only_loader(cur)
+                loader = _Loader(server, cur, engine, bar)
+                for name, paths in batches:
+                    result.files += loader.load_batch(drop, name, paths)
+                if result.loaded >= ANALYZE_FROM:
+                    cur.execute("SELECT landing.analyze()")
+    except psycopg2.OperationalError as error:
+        raise WarehouseError(
+            f"the server failed during the load: {str(error).strip()}",
+            "every batch is whole in landing or absent: look after the server, then load again",
+            Exit.TRANSIENT,
+        ) from None
+    return result
+
+
+def printable(name: str) -> str:
+    """The name with control characters escaped: fit for a terminal, a log and the ledger."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+# The drop folder ------------------------------------------------------------------------------------------------------
+
+
+def _find_batches(drop: Path, result: LoadResult) -> list[tuple[str, list[Path]]]:
+    """Names of the batches and their data files, in order. Other files are noted and left alone."""
+    own_name = drop.resolve().name
+    files, folders = _look_into(drop)
+    if any(_table_of(path.name) for path in files):  # the folder itself is the one batch
+        found, left = [(own_name, files)], folders
+    else:
+        # A data file beside the batch folders can only be misnamed: it will be refused.
+        found, left = [(own_name, files)], []
+        for folder in folders:
+            inside, deeper = _look_into(folder)
+            found.append((folder.name, inside))
+            left += deeper
+    left += [path for _, paths in found for path in paths if not _is_data(path)]
+    result.notes += [f"left alone: {printable(str(path.relative_to(drop)))}" for path in sorted(left)]
+    batches = [(name, [path for path in paths if _is_data(path)]) for name, paths in found]
+    return [(name, paths) for name, paths in batches if paths]
+
+
+def _look_into(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What a folder holds, and the batch folders among it, each by name."""
+    paths = sorted(folder.iterdir())
+    batches = [p for p in paths if p.is_dir() and not _is_data(p) and not p.name.startswith(".")]
+    return [path for path in paths if path not in batches], batches
+
+
+def _is_data(path: Path) -> bool:
+    """Whether it is to be loaded, or else refused: no link is passed over in silence."""
+    return not path.name.startswith(".") and (path.name.lower().endswith(_ENDINGS) or path.is_symlink())
+
+
+def _table_of(file_name: str) -> Table | None:
+    stem = next((file_name.removesuffix(ending) for ending in _ENDINGS if file_name.endswith(ending)), "")
+    return TABLES.get(stem)
+
+
+def _no_such_table(file_name: str) -> str:
+    name = file_name.lower()
+    ending = next((ending for ending in _ENDINGS if name.endswith(ending)), "")
+    if close := difflib.get_close_matches(name.removesuffix(ending), TABLES, 1):
+        return f"no table has this name: did you mean {close[0]}{ending}?"
+    return f"no table has this name; the tables are {', '.join(TABLES)}"
+
+
+# The server -----------------------------------------------------------------------------------------------------------
+
+
+def _be_the_only_loader(cur: cursor) -> None:
+    cur.execute("SET statement_timeout = 0; SET work_mem = '128MB'; SET temp_buffers = '64MB'")
+    cur.execute("SELECT pg_try_advisory_lock(%s, %s)", LOADER_LOCK)
+    if _one(cur)[0]:
+        return
+    cur.execute(
+        """
+        SELECT string_agg(pid::TEXT, ', ') FROM pg_locks
+        WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 2 AND granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        """,
+        LOADER_LOCK,
+    )
+    raise WarehouseError(
+        f"another loader is at work (server process {_one(cur)[0]})", "load again when it is done", Exit.LOCKED
+    )
+
+
+def _one(cur: cursor) -> tuple[Any, ...]:
+    row = cur.fetchone()
+    assert row is not None
+    return row
+
+
+def _stage(table: Table) -> sql.Composable:
+    return sql.SQL("pg_temp.{}").format(sql.Identifier(f"stage_{table.name}"))
+
+
+def _list(names: list[str], alias: str | None = None) -> sql.Composable:
+    return sql.SQL(", ").join(sql.Identifier(alias, name) if alias else sql.Identifier(name) for name in names)
+
+
+@dataclass
+class _Loader:
+    server: connection
+    cur: cursor
+    engine: duckdb.DuckDBPyConnection
+    bar: Progress
+
+    def load_batch(self, drop: Path, name: str, paths: list[Path]) -> list[FileResult]:
+        tables = [_table_of(path.name) for path in paths]
+        results = []
+        for path, table in zip(paths, tables, strict=True):
+            file = FileResult(printable(f"{name}/{path.name}"), table.name if table else None)
+            results.append(file)
+            started = time.monotonic()
+            try:
+                if path.is_symlink():
+                    raise _Refused("it is a symbolic link: put the file itself here")
+                if table is None:
+                    raise _Refused(_no_such_table(path.name))
+                if tables.count(table) > 1:
+                    raise _Refused(f"the batch has {tables.count(table)} files for {table.name}: make them one")
+                self.stage_file(path, table, file)
+            except _Refused as refusal:
+                file.status, file.error = "refused", printable(str(refusal))
+                file.read = file.loaded = file.duplicate = file.rejected = 0
+            file.seconds = time.monotonic() - started
+        started = time.monotonic()
+        self.publish(str(drop.resolve()), name, results)
+        # The files are published together: the time is theirs by their rows.
+        share = (time.monotonic() - started) / max(1, sum(file.loaded for file in results))
+        for file in results:
+            file.seconds += share * file.loaded
+        self.cur.execute("DISCARD TEMP")
+        return results
+
+    def stage_file(self, path: Path, table: Table, file: FileResult) -> None:
+        """Take the file into its temporary table, checked and without duplicates."""
+        with _open(path) as raw:
+            before = os.fstat(raw.fileno())
+            file.bytes = before.st_size
+            file.sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
+            if self.is_known(table, file):
+                return
+            raw.seek(0)
+            columns = sql.SQL(", ").join(
+                sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_)) for name, type_ in stage_columns(table)
+            )
+            self.cur.execute(sql.SQL("CREATE TEMP TABLE {} ({})").format(_stage(table), columns))
+            self.cur.execute("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+            now: datetime = _one(self.cur)[0]
+            task = self.bar.add_task(file.path, total=before.st_size, rows=0)
+
+            def progress(rows: int) -> None:
+                self.bar.update(task, completed=os.lseek(raw.fileno(), 0, os.SEEK_CUR), rows=rows)
+
+            try:
+                if path.name.endswith(".parquet"):
+                    self.pour(table, _parquet_sql(self.engine, raw, table, file, now), progress)
+                else:
+                    records = _Records(gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw)
+                    pipe = _Pipe()
+                    self.pour(table, _csv_sql(records, pipe, table, file, now), progress, (records, pipe))
+            finally:
+                self.bar.remove_task(task)
+            file.read = self.cur.rowcount
+            after = os.fstat(raw.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise _Refused("it changed while it was read: write it under a hidden name, then rename it")
+        self.judge_rejects(table, file)
+        self.drop_duplicates(table, file)
+        file.loaded = file.read - file.rejected - file.duplicate
+
+    def is_known(self, table: Table, file: FileResult) -> bool:
+        self.cur.execute(
+            """
+            SELECT batch_name, to_char(loaded_at, 'YYYY-MM-DD HH24:MI:SS'), rows_read
+            FROM landing.files JOIN landing.batches USING (batch_id)
+            WHERE table_name = %s AND sha256 = %s AND status = 'loaded'
+            """,
+            (table.name, file.sha256),
+        )
+        if not (known := self.cur.fetchone()):
+            return False
+        file.status, file.read, file.duplicate = "known", known[2], known[2]
+        file.warnings.append(f"already loaded in batch {known[0]} on {known[1]} UTC")
+        return True
+
+    def pour(
+        self,
+        table: Table,
+        query: str,
+        progress: Callable[[int], None],
+        feed: "tuple[_Records, _Pipe] | None" = None,
+    ) -> None:
+        """Copy what DuckDB makes of the query, which may read the records through a pipe, into the stage table."""
+        out = _Pipe()
+        copy = sql.SQL("COPY {} FROM STDIN").format(_stage(table))
+        failures: list[BaseException] = []
+
+        def write() -> None:
+            assert feed
+            records, into = feed
+            with open(into.writer, "wb", buffering=0) as sink:
+                for block in records:
+                    sink.write(block)
+
+        def read() -> None:
+            with open(out.reader, "rb", buffering=0) as source:
+                self.cur.copy_expert(copy, cast(TextIO, _Counting(source, progress)), _BLOCK)
+
+        def run(work: Callable[[], None]) -> None:
+            try:
+                work()
+            except BaseException as failure:  # goes on in the main thread
+                failures.append(failure)
+
+        threads = [threading.Thread(target=run, args=(work,)) for work in ([write, read] if feed else [read])]
+        for thread in threads:
+            thread.start()
+        try:
+            self.engine.execute(
+                f"COPY ({query}) TO '/dev/fd/{out.writer}' (FORMAT csv, HEADER false, DELIM '\t', QUOTE '', ESCAPE '', "
+                "NULLSTR '\\N', USE_TMP_FILE false)"
+            )
+        except duckdb.Error as error:
+            failures.append(error)
+        finally:
+            # Ends of pipes that DuckDB has opened for itself: while ours are open, nobody sees that the data ended.
+            os.close(out.writer)
+            if feed:
+                os.close(feed[1].reader)
+            for thread in threads:
+                thread.join()
+        if failures:
+            # Whoever fails breaks the pipes of the others: what they say then tells nothing.
+            kinds = [_Refused, psycopg2.Error, duckdb.Error]
+            failure = min(failures, key=lambda f: next((i for i, kind in enumerate(kinds) if isinstance(f, kind)), 9))
+            if isinstance(failure, duckdb.Error):
+                raise _Refused(f"it cannot be read: {_first_line(failure)}")
+            raise failure
+
+    def judge_rejects(self, table: Table, file: FileResult) -> None:
+        self.cur.execute(sql.SQL("SELECT count(reject_reason) FROM {}").format(_stage(table)))
+        file.rejected = _one(self.cur)[0]
+        if not file.rejected:
+            return
+        self.cur.execute(
+            sql.SQL(
+                """
+                SELECT _row_number, reject_column, reject_value, reject_reason FROM {}
+                WHERE reject_reason IS NOT NULL ORDER BY _row_number LIMIT 1
+                """
+            ).format(_stage(table))
+        )
+        number, column, value, reason = _one(self.cur)
+        first = f"{'row' if file.path.endswith('.parquet') else 'line'} {number}"
+        first += f", {column}" if column else ""
+        first += f" '{_excerpt(value, 60)}'" if value is not None else ""
+        first += f": {reason}"
+        limit = settings().max_reject_share
+        if file.rejected > limit * file.read:
+            raise _Refused(
+                f"{file.rejected:,} of {file.read:,} rows rejected, over the limit of {limit:.0%}; first: {first}"
+            )
+        rows = "1 row" if file.rejected == 1 else f"{file.rejected:,} rows"
+        file.warnings.append(f"{rows} rejected; first: {first}; all in landing.rejects")
+
+    def drop_duplicates(self, table: Table, file: FileResult) -> None:
+        """Delete records that are equal, in all columns of the contract, to an earlier one or to one in landing."""
+        everything = [*table.names, "_deleted"]
+        parts = {
+            "stage": _stage(table),
+            "landing": sql.Identifier("landing", table.name),
+            "version": _list(table.version),
+            "everything": _list(everything),
+            "same_version": sql.SQL(" AND ").join(
+                sql.SQL("s.{0} = l.{0}").format(sql.Identifier(name)) for name in table.version
+            ),
+            "ours": _list(everything, "s"),
+            "theirs": _list(everything, "l"),
+        }
+        # Comparing all columns is dear, and is needed only where a version comes twice.
+        self.cur.execute(
+            sql.SQL(
+                """
+                WITH repeated AS (
+                  SELECT {version} FROM {stage} WHERE reject_reason IS NULL GROUP BY {version} HAVING count(*) > 1
+                ), ranked AS (
+                  SELECT s.ctid AS place, row_number() OVER (PARTITION BY {ours} ORDER BY s._row_number) AS copy
+                  FROM {stage} AS s JOIN repeated USING ({version})
+                  WHERE s.reject_reason IS NULL
+                )
+                DELETE FROM {stage} AS s USING ranked WHERE s.ctid = ranked.place AND ranked.copy > 1
+                """
+            ).format(**parts)
+        )
+        file.duplicate = self.cur.rowcount
+        self.cur.execute(sql.SQL("SELECT EXISTS (SELECT FROM {landing})").format(**parts))
+        if not _one(self.cur)[0]:
+            return
+        self.cur.execute(sql.SQL("ANALYZE {stage}").format(**parts))
+        self.cur.execute(
+            sql.SQL(
+                """
+                DELETE FROM {stage} AS s USING {landing} AS l
+                WHERE s.reject_reason IS NULL AND {same_version} AND ({ours}) IS NOT DISTINCT FROM ({theirs})
+                """
+            ).format(**parts)
+        )
+        file.duplicate += self.cur.rowcount
+
+    def publish(self, drop: str, name: str, files: list[FileResult]) -> None:
+        """Make the staged files visible at one instant, and write the ledger."""
+        news = [file for file in files if file.status == "loaded" or (file.error and self.is_new_refusal(file))]
+        if not news:
+            return
+        cur = self.cur
+        self.server.autocommit = False
+        with self.server:  # commits, or rolls back
+            # The stamp comes after the lock: a run that began before does not look for these rows yet.
+            cur.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", PUBLISH_LOCK)
+            cur.execute(
+                """
+                INSERT INTO landing.batches (batch_name, drop_folder, loaded_at)
+                SELECT %s, %s, greatest(clock_timestamp(), max(loaded_at) + interval '1 microsecond')
+                FROM landing.batches
+                RETURNING batch_id, loaded_at
+                """,
+                (printable(name), printable(drop)),
+            )
+            batch = _one(cur)
+            for file in news:
+                if file.status == "loaded":
+                    self.publish_file(file, *batch)
+                cur.execute(
+                    """
+                    INSERT INTO landing.files (
+                      batch_id, path, table_name, sha256, bytes, status, rows_read, rows_loaded, rows_duplicate,
+                      rows_rejected, seconds, error
+                    ) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                    """,
+                    (
+                        *(batch[0], file.path, file.table, file.sha256, file.bytes, file.status, file.read),
+                        *(file.loaded, file.duplicate, file.rejected, round(file.seconds, 3), file.error),
+                    ),
+                )
+        self.server.autocommit = True
+
+    def is_new_refusal(self, file: FileResult) -> bool:
+        """Whether the ledger lacks it: a scheduled load meets the same bad file again and again."""
+        self.cur.execute(
+            """
+            SELECT NOT EXISTS (
+              SELECT FROM landing.files WHERE path = %s AND error = %s AND sha256 IS NOT DISTINCT FROM %s
+            )
+            """,
+            (file.path, file.error, file.sha256),
+        )
+        return bool(_one(self.cur)[0])
+
+    def publish_file(self, file: FileResult, batch_id: int, stamp: datetime) -> None:
+        assert file.table
+        table = TABLES[file.table]
+        columns = _list([*table.names, "_deleted", "_row_number"])
+        self.cur.execute(
+            sql.SQL(
+                """
+                INSERT INTO {landing} ({columns}, _batch_id, _loaded_at, _source_file)
+                SELECT {columns}, %s, %s, %s FROM {stage} WHERE reject_reason IS NULL
+                """
+            ).format(landing=sql.Identifier("landing", table.name), columns=columns, stage=_stage(table)),
+            (batch_id, stamp, file.path),
+        )
+        loaded = self.cur.rowcount
+        self.cur.execute(
+            sql.SQL(
+                """
+                INSERT INTO landing.rejects (
+                  batch_id, source_file, table_name, line, column_name, value, reason, rejected_at
+                )
+                SELECT %s, %s, %s, _row_number, reject_column, reject_value, reject_reason, %s
+                FROM {stage} WHERE reject_reason IS NOT NULL
+                """
+            ).format(stage=_stage(table)),
+            (batch_id, file.path, table.name, stamp),
+        )
+        rejected = self.cur.rowcount
+        if file.read != loaded + file.duplicate + rejected:
+            raise WarehouseError(
+                f"{file.path}: {file.read} rows read are not {loaded} loaded + {file.duplicate} duplicate + {rejected} rejected",
+                "this is a bug of the loader; nothing of the batch was published",
+                Exit.BUG,
+            )
+
+
+# Reading files --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _engine() -> Iterator[duckdb.DuckDBPyConnection]:
+    with tempfile.TemporaryDirectory() as scratch:
+        config: dict[str, Any] = {"memory_limit": "512MB", "threads": 2, "temp_directory": scratch}
+        with duckdb.connect(config=config) as engine:
+            engine.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+            yield engine
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[io.BufferedReader]:
+    try:
+        # NOFOLLOW: no link leads out of the drop folder. NONBLOCK: a FIFO would wait for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise _Refused(f"it cannot be opened: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _Refused("it is not a regular file")
+    with open(fd, "rb") as raw:
+        yield raw
+
+
+class _Pipe:
+    """A pipe; DuckDB opens its end once more, as /dev/fd/N."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, _BLOCK)
+
+
+class _Counting:
+    """A file to read from, which reports how many lines went through."""
+
+    def __init__(self, source: io.FileIO, progress: Callable[[int], None]) -> None:
+        self._source, self._progress, self._lines = source, progress, 0
+
+    def read(self, size: int) -> bytes:
+        block = self._source.read(size)
+        self._lines += block.count(b"\n")
+        self._progress(self._lines)
+        return block
+
+
+def _match_header(names: list[str], table: Table, file: FileResult) -> dict[str, int]:
+    """Position of each column of the contract. What a header says is compared, and never becomes part of any SQL."""
+    given = [name.strip().lower() for name in names]
+    known = [*table.names, "_deleted"]
+    if twice := [name for name, times in Counter(given).items() if times > 1]:
+        raise _Refused(f"the header has the column '{_excerpt(twice[0])}' twice")
+    if missing := [column.name for column in table.columns if column.required and column.name not in given]:
+        comma = " (the separator must be a comma)" if len(given) == 1 else ""
+        raise _Refused(
+            f"required column {', '.join(missing)} is missing; the header is '{_excerpt(','.join(names))}'{comma}"
+        )
+    if unknown := [name for name in given if name not in known]:
+        file.warnings.append(f"columns outside the contract, left out: {_excerpt(', '.join(unknown))}")
+    return {name: given.index(name) for name in known if name in given}
+
+
+def _excerpt(text: str, length: int = 200) -> str:
+    return printable(text[:length]) + ("..." if len(text) > length else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _csv_sql(records: "_Records", pipe: _Pipe, table: Table, file: FileResult, now: datetime) -> str:
+    positions = _match_header(records.header, table, file)
+    columns = {"line": "BIGINT", "fault": "VARCHAR"} | {f"c{i}": "VARCHAR" for i in range(len(records.header))}
+    source = f"""
+        (SELECT *, c0 AS excerpt FROM read_csv(
+          '/dev/fd/{pipe.reader}', auto_detect = false, columns = {columns}, header = false, delim = '\t', quote = '',
+          escape = '', nullstr = '', new_line = '\\n', max_line_size = {32 * LONGEST}, buffer_size = {64 * LONGEST}
+        ))
+    """
+    return checking_sql(table, source, {name: f"c{at}" for name, at in positions.items()}, now)
+
+
+def _parquet_sql(
+    engine: duckdb.DuckDBPyConnection, raw: IO[bytes], table: Table, file: FileResult, now: datetime
+) -> str:
+    # By descriptor: the very file that was hashed, and no `*` in its name taken for a pattern.
+    reader = f"read_parquet('/dev/fd/{raw.fileno()}', binary_as_string = true"
+    try:
+        described = engine.execute(f"DESCRIBE FROM {reader})").fetchall()
+    except duckdb.Error as error:
+        raise _Refused(f"it is not a readable parquet file: {_first_line(error)}") from None
+    positions = _match_header([row[0] for row in described], table, file)
+    texts = {column.name for column in table.columns if column.type == "text"}
+    for name, at in positions.items():
+        type_ = described[at][1]
+        inexact = name in texts and type_ in ("FLOAT", "DOUBLE")  # the key 123 would become '123.0'
+        if inexact or type_.endswith("]") or type_.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
+            raise _Refused(f"column {name} has the type {_excerpt(type_)}: make it text")
+    values = {name: f"nullif(CAST(c{at} AS VARCHAR), '')" for name, at in positions.items()}
+    has_nul = " OR ".join(f"contains({value}, chr(0))" for value in values.values())
+    is_long = " OR ".join(f"length({value}) > {LONGEST}" for value in values.values())
+    source = f"""
+        (
+          SELECT
+            line + 1 AS line,
+            CASE WHEN {has_nul} THEN 'holds a NUL character' WHEN {is_long} THEN 'longer than 1 MiB' END AS fault,
+            NULL AS excerpt,
+            {", ".join(f"{_escaped(value)} AS {name}" for name, value in values.items())}
+          FROM {reader}, file_row_number = true) AS t ({", ".join(f"c{at}" for at in range(len(described)))}, line)
+        )
+    """
+    return checking_sql(table, source, {name: name for name in positions}, now)
+
+
+def _escaped(text: str) -> str:
+    """DuckDB SQL: the text in the escapes of PostgreSQL's COPY."""
+    escaped = text
+    for character, escape in ((r"'\'", r"'\\'"), ("chr(9)", r"'\t'"), ("chr(10)", r"'\n'"), ("chr(13)", r"'\r'")):
+        escaped = f"replace({escaped}, {character}, {escape})"
+    return rf"CASE WHEN regexp_matches({text}, '[\\\t\n\r]') THEN {escaped} ELSE {text} END"
+
+
+class _Records:
+    """The records of a CSV file, as blocks of lines `number, fault, value...` in the text format of COPY.
+
+    The number is the line of the file on which the record begins. `header` is read at once. Raises _Refused, also
+    while the blocks are read.
+    """
+
+    def __init__(self, stream: io.BufferedReader | gzip.GzipFile) -> None:
+        self._stream = stream
+        self._blocks = self._split()
+        self._pending: bytes | None = None
+        self._text, self._end = io.StringIO(), 0  # the block in the parser
+        csv.field_size_limit(LONGEST)
+        self._reader = csv.reader(self._lines(), strict=True)
+        self._line = 1  # where the next record begins
+        header = self._next()
+        if header is None:
+            raise _Refused("it is empty: not even a header")
+        if header[1]:
+            raise _Refused(f"its header cannot be read: {header[1]}")
+        self.header = header[2]
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield from self._parse()
+            if (block := self._take()) is None:
+                return
+            if (plain := self._plain(block)) is not None:
+                yield plain
+            else:
+                self._pending = block
+
+    def _split(self) -> Iterator[bytes]:
+        """Blocks of whole lines."""
+        rest = b""
+        at_start = True
+        while True:
+            try:
+                chunk = self._stream.read(_BLOCK)
+            except (EOFError, OSError, zlib.error) as error:
+                raise _Refused(f"it is damaged or cut short: {error}") from None
+            if at_start:
+                at_start = False
+                if chunk.startswith(b"\x1f\x8b"):
+                    raise _Refused("it is compressed: name it .csv.gz")
+                chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+            if not chunk:
+                break
+            if b"\0" in chunk or chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise _Refused("it is not UTF-8 text: it holds NUL bytes, as UTF-16 or a binary file does")
+            cut = chunk.rfind(b"\n") + 1
+            if cut:
+                yield rest + chunk[:cut]
+                rest = chunk[cut:]
+            elif len(rest) <= LONGEST:
+                rest += chunk
+            else:
+                # Memory stays bounded, and the parser still finds a value over its limit.
+                rest = b"x" * (LONGEST + 1)
+        if rest:
+            yield rest
+
+    def _take(self) -> bytes | None:
+        block, self._pending = self._pending, None
+        return next(self._blocks, None) if block is None else block
+
+    def _lines(self) -> Iterator[str]:
+        """The lines of the block in the parser, then of the next: a record may begin in one and end in another."""
+        while (block := self._take()) is not None:
+            # Bytes that are no UTF-8 become surrogates, found when the record is encoded.
+            text = block.decode("utf-8", "surrogateescape")
+            self._text, self._end = io.StringIO(text, newline="\n"), len(text)
+            yield from self._text
+
+    def _plain(self, block: bytes) -> bytes | None:
+        """The block at once, when it holds nothing that needs a parser: three times as fast. Else None."""
+        if b'"' in block or b"\\" in block or b"\t" in block:
+            return None
+        try:
+            text = block.decode().replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            return None
+        lines = text.replace(",", "\t").removesuffix("\n").split("\n")
+        separators = len(self.header) - 1
+        if "\r" in text or {line.count("\t") for line in lines} != {separators} or max(map(len, lines)) > LONGEST:
+            return None
+        begin = self._line
+        self._line += len(lines)
+        return "".join([f"{number}\t\t{line}\n" for number, line in enumerate(lines, begin)]).encode()
+
+    def _parse(self) -> Iterator[bytes]:
+        """The records up to the end of a block."""
+        batch: list[tuple[int, str, list[str]]] = []
+        width = len(self.header)
+        while self._text.tell() < self._end and (record := self._next()):
+            line, fault, values = record
+            if not values and not fault:  # an empty line
+                continue
+            if not fault and len(values) != width:
+                fault = f"{len(values)} values under a header of {width}"
+            batch.append((line, fault, _faulty(values, width) if fault else values))
+            if len(batch) == 5000:
+                yield _encoded(batch, width)
+                batch = []
+        if batch:
+            yield _encoded(batch, width)
+
+    def _next(self) -> tuple[int, str, list[str]] | None:
+        """Line, fault and values of the next record; None at the end."""
+        begin, before = self._line, self._reader.line_num
+        fault: str = ""
+        values: list[str] = []
+        try:
+            values = next(self._reader)
+        except StopIteration:
+            return None
+        except csv.Error as error:
+            fault = str(error)
+        self._line += self._reader.line_num - before
+        if fault.startswith("unexpected end"):
+            raise _Refused(f"a quote that opens in the record of line {begin} never closes: it is damaged or cut short")
+        if fault:
+            fault = next((ours for theirs, ours in _CSV_FAULTS.items() if theirs in fault), fault)
+            if self._line - 1 > begin:
+                fault += f" (the record goes to line {self._line - 1})"
+        return begin, fault, values
+
+
+_CSV_FAULTS = {
+    "expected after": "a quote inside a quoted value",
+    "field limit": "longer than 1 MiB",
+    "new-line character": "a carriage return without a line feed outside of quotes",
+}
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _faulty(values: list[str], width: int) -> list[str]:
+    """Values of a record that is wrong as a whole: an excerpt of it, then nothing."""
+    return [",".join(values)[:200], *[""] * (width - 1)]
+
+
+def _encoded(batch: list[tuple[int, str, list[str]]], width: int) -> bytes:
+    text = "".join([f"{line}\t{fault}\t{chr(9).join(values)}\n" for line, fault, values in batch])
+    clean = text.count("\t") == len(batch) * (width + 1) and text.count("\n") == len(batch)
+    try:
+        if clean and "\\" not in text and "\r" not in text:
+            return text.encode()
+    except UnicodeEncodeError:
+        pass
+    lines = []
+    for line, fault, values in batch:
+        try:
+            "".join(values).encode()
+        except UnicodeEncodeError:
+            values = [value.encode(errors="replace").decode() for value in values]
+            fault, values = fault or "not UTF-8", _faulty(values, width)
+        lines.append("\t".join([str(line), fault, *(value.translate(_ESCAPES) for value in values)]))
+    return ("\n".join(lines) + "\n").encode()

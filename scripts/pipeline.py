@@ -1,0 +1,205 @@
+"""The work of the warehouse through SQLMesh: build prod, deploy a change, run what is missing. One process, one start."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts import bootstrap, server
+from scripts.contract import TABLES
+from scripts.errors import Exit, WarehouseError
+from scripts.settings import ROOT, connect, export_environment, remember_reporting, settings
+
+if TYPE_CHECKING:
+    from sqlmesh import Context
+
+PROD = "prod"
+
+# How ops.acquire_run_lock says that nothing was done (config/postgres/ops.sql).
+BUSY = ("another sqlmesh plan or run is at work", "this machine's clock is")
+
+
+@cache
+def context() -> "Context":
+    """The project as SQLMesh sees it, loaded once per process. Raises WarehouseError when it cannot be loaded."""
+    export_environment()
+    from sqlmesh import Context, configure_logging  # 2 s of import, only for the commands that need it
+    from sqlmesh.core.console import configure_console
+
+    configure_console()
+    with _sqlmesh("the project could not be loaded"):
+        configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)
+        logging.getLogger("sqlmesh").propagate = False
+        return Context(paths=[str(ROOT)])
+
+
+def init() -> None:
+    """Server, databases, roles, schemas, and an empty prod; what is there stays as it is."""
+    _say(server.up())
+    _say(bootstrap.apply())
+    if context().state_reader.get_environment(PROD) is None:
+        _say("building prod")
+        deploy()
+
+
+def deploy() -> None:
+    """Bring prod to the code in this folder and up to now. Asks first when a person is there to answer.
+
+    Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
+    """
+    with _sqlmesh("the plan for prod was not made"):
+        is_deployed = not context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
+    if is_deployed:
+        _say("prod has the code of this folder already")
+        run_missing()
+        return
+    with _sqlmesh("the plan for prod was not applied"):
+        context().plan(
+            PROD,
+            no_prompts=True,
+            auto_apply=not sys.stdin.isatty(),
+            run=True,
+            ignore_cron=True,
+            execution_time=_server_clock()[0],
+        )
+    remember_reporting()
+
+
+def refresh(drop: Path | None = None) -> None:
+    """The scheduled job: load what is in `drop`, then bring every model of prod up to now.
+
+    Raises WarehouseError: INPUT_REFUSED when a file was refused (the rest is loaded and run all the same), DATA_QUALITY when
+    a check failed, LOCKED when another run is at work.
+    """
+    refused = None
+    if drop is not None:
+        try:
+            load(drop)
+        except WarehouseError as error:
+            if error.code != Exit.INPUT_REFUSED:
+                raise
+            refused = error
+    run_missing()
+    if refused:
+        raise refused
+
+
+def load(drop: Path) -> None:
+    """Load the batches in `drop` and print a line per table. Raises WarehouseError when a file was refused."""
+    from scripts.load import load as load_batches
+
+    result = load_batches(drop)
+    result.print_summary()
+    if result.refused:
+        raise WarehouseError(
+            f"{len(result.refused)} file(s) refused, the rest is loaded",
+            "correct them and load the folder again; what is loaded is not loaded twice",
+            Exit.INPUT_REFUSED,
+        )
+
+
+def run_missing() -> None:
+    """Evaluate every model of prod for what was loaded since its last run."""
+    environment = context().state_reader.get_environment(PROD)
+    if environment is None:
+        raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
+    snapshots = context().state_reader.get_snapshots(environment.snapshots).values()
+    stored = [snapshot for snapshot in snapshots if not (snapshot.is_symbolic or snapshot.is_seed)]
+    done_to = min(snapshot.intervals[-1][1] if snapshot.intervals else 0 for snapshot in stored)
+    now, last_load = _server_clock()
+    if environment.finalized_ts and (last_load is None or last_load.timestamp() * 1000 < done_to):
+        _say(f"nothing was loaded since the last run; the last load was {last_load or 'never'}")
+        return
+    with _sqlmesh("the run did not finish"):
+        context().run(PROD, ignore_cron=True, end=now, execution_time=now)
+
+
+def run_sample() -> None:
+    """From nothing to marts on the sample: server, load, prod, and a summary. Cheap to repeat."""
+    from scripts import sample, summary
+
+    if "reporting_timezone" not in settings().model_fields_set:
+        os.environ["REPORTING_TIMEZONE"] = sample.TIME_ZONE
+        settings.cache_clear()
+    _say(server.up())
+    _say(bootstrap.apply())
+    drop = settings().warehouse_home / "sample"
+    _refuse_other_data(drop)
+    sample.write_sample(drop / sample.BATCH)
+    load(drop)
+    deploy()
+    summary.show()
+
+
+def _refuse_other_data(drop: Path) -> None:
+    """The sample goes into a warehouse of its own."""
+    with contextlib.closing(connect("loader")) as session, session.cursor() as cursor:
+        cursor.execute(
+            "SELECT COUNT(*), COUNT(*) FILTER (WHERE drop_folder = %s) FROM landing.batches", [str(drop)]
+        )
+        batches, samples = cursor.fetchone() or (0, 0)
+    if batches and not samples:
+        raise WarehouseError(
+            "this warehouse holds other data, and the sample would mix with it",
+            "use `make refresh DROP=...` for your own files, or set WAREHOUSE_HOME to a new folder for the sample",
+            Exit.INPUT_REFUSED,
+        )
+
+
+def _server_clock() -> tuple[datetime, datetime | None]:
+    """The server's clock, which stamps the loads, rounded up to SQLMesh's milliseconds; and the last stamp."""
+    last = ", ".join(f"(SELECT MAX(_loaded_at) FROM landing.{table})" for table in TABLES)
+    with contextlib.closing(connect("sqlmesh_user")) as session, session.cursor() as cursor:
+        cursor.execute(f"SELECT CLOCK_TIMESTAMP(), GREATEST({last})")
+        now, last_load = cursor.fetchone() or (None, None)
+    assert isinstance(now, datetime)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000) + timedelta(milliseconds=1), last_load
+
+
+@contextlib.contextmanager
+def _sqlmesh(what: str) -> Iterator[None]:
+    """Turn what SQLMesh raises, and what it only prints of models that failed, into one WarehouseError."""
+    from sqlglot.errors import SqlglotError
+    from sqlmesh.core.console import get_console
+    from sqlmesh.utils.errors import AuditError, NodeAuditsErrors, SQLMeshError
+
+    console = get_console()
+    causes: list[BaseException] = []
+    show = console.log_failed_models
+
+    def keep(errors: list[Any]) -> None:
+        causes.extend(error.__cause__ or error for error in errors)
+        show(errors)
+
+    console.log_failed_models = keep  # type: ignore[method-assign]
+    text = ""
+    try:
+        yield
+    except (SQLMeshError, SqlglotError) as error:
+        text = str(error).strip()
+    finally:
+        console.log_failed_models = show  # type: ignore[method-assign]
+    for marker in BUSY:
+        if marker in text:
+            line = text[text.index(marker) :].splitlines()[0]
+            raise WarehouseError(line, "nothing was changed; run again when it is done", Exit.LOCKED)
+    hint = "see the messages above, and logs/ for the SQL"
+    if causes:
+        audits = all(isinstance(cause, AuditError | NodeAuditsErrors) for cause in causes)
+        reason = "did not pass their checks" if audits else "failed"
+        raise WarehouseError(
+            f"{what}: {len(causes)} model(s) {reason}; those that depend on them stay as they were",
+            hint,
+            Exit.DATA_QUALITY if audits else Exit.BUG,
+        )
+    if text:
+        raise WarehouseError(f"{what}: {text}", hint, Exit.BUG)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,294 @@
+"""Settings of the project, from the environment, `.env`, and the embedded server's own record.
+
+Nearest wins: environment, then `.env`, then `.warehouse/settings.env` (what this warehouse was last deployed with).
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import psycopg2
+from psycopg2.extensions import connection
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from scripts.errors import Exit, WarehouseError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Login -> the database it works in. The same names serve the embedded server and any other.
+LOGINS = {
+    "loader": "warehouse",
+    "sqlmesh_user": "warehouse",
+    "analyst": "warehouse",
+    "sqlmesh_state_user": "sqlmesh_state",
+    "test_user": "sqlmesh_test",
+}
+
+# What a shell may hold for other servers; libpq would prefer each of these to what is set here.
+FOREIGN = ("PGHOSTADDR", "PGOPTIONS", "PGPASSWORD", "PGSERVICE")
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable of the same name in upper case; an empty one counts as unset."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
+
+    warehouse_host: str | None = None
+    warehouse_port: int = Field(default=5432, ge=1, le=65535)
+    warehouse_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = (
+        "require"
+    )
+    warehouse_admin: str = "postgres"
+    warehouse_home: Path = Field(default=ROOT / ".warehouse", validate_default=True)
+    warehouse_gateway: Literal["postgres"] = "postgres"
+    # "host:port" of the embedded server, exported by `make env`: tells its address from one that a person set.
+    warehouse_embedded: str | None = None
+    pgpassfile: Path | None = None
+    reporting_timezone: str = "UTC"
+    reporting_currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
+    max_reject_share: float = Field(default=0.5, ge=0, le=1)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # SQLMesh reads its own variable for another `.env`: one file for both.
+        dotenv = DotEnvSettingsSource(
+            settings_cls, env_file=os.environ.get("SQLMESH_DOTENV_PATH") or ROOT / ".env"
+        )
+        nearest = {**dotenv(), **env_settings()}
+        home = _absolute(Path(nearest.get("warehouse_home", ".warehouse")))
+        remembered = DotEnvSettingsSource(settings_cls, env_file=home / "settings.env")
+        return env_settings, dotenv, remembered
+
+    @field_validator("warehouse_home", "pgpassfile")
+    @classmethod
+    def _resolve(cls, path: Path | None) -> Path | None:
+        return path and _absolute(path)
+
+    @field_validator("reporting_timezone")
+    @classmethod
+    def _zone_exists(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError):  # unknown; not a key ("/etc", "../x"); a directory ("Europe")
+            raise ValueError("not a time zone of the IANA database (such as Europe/Berlin)") from None
+        return name
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the server is the one in `warehouse_home`, which `make up` starts and `make down` stops."""
+        return (
+            not self.warehouse_host
+            or f"{self.warehouse_host}:{self.warehouse_port}" == self.warehouse_embedded
+        )
+
+    @property
+    def port_record(self) -> Path:
+        """Where the embedded server keeps its port."""
+        return self.warehouse_home / "port"
+
+    @property
+    def certificate(self) -> Path:
+        """The embedded server's certificate, which clients check it against."""
+        return self.warehouse_home / "server.crt"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port. Raises WarehouseError when no server is known."""
+        if not self.embedded:
+            assert self.warehouse_host
+            return self.warehouse_host, self.warehouse_port
+        try:
+            return "127.0.0.1", int(self.port_record.read_text())
+        except FileNotFoundError:
+            raise WarehouseError(
+                f"no server here yet ({self.warehouse_home})", "run `make up`, or set WAREHOUSE_HOST"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise WarehouseError(
+                f"the embedded server's port cannot be read: {error}",
+                f"{self.port_record} must hold one number",
+            ) from None
+
+    @property
+    def admin(self) -> str:
+        """The login that makes roles and databases."""
+        return "postgres" if self.embedded else self.warehouse_admin
+
+    @property
+    def passfile(self) -> Path:
+        """The pgpass file. The embedded server has its own, so that it never writes into a person's."""
+        own = self.warehouse_home / "pgpass"
+        return own if self.embedded else self.pgpassfile or own
+
+    @property
+    def utc(self) -> str:
+        """The session time zone: UTC. An embedded server without tzdata knows it only by its older name."""
+        return "UTC" if not self.embedded or Path("/usr/share/zoneinfo/UTC").exists() else "GMT"
+
+
+def _absolute(path: Path) -> Path:
+    return (ROOT / path.expanduser()).resolve()
+
+
+@cache
+def settings() -> Settings:
+    """The settings, read once per process. Raises WarehouseError naming each variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [f"{str(e['loc'][0]).upper()}={e['input']!s}: {e['msg']}" for e in error.errors()]
+        raise WarehouseError(
+            "; ".join(wrong),
+            "correct it in the environment or in .env (see .env.example)",
+            Exit.INPUT_REFUSED,
+        ) from None
+
+
+def remember_reporting() -> None:
+    """Write the REPORTING_* values into `<home>/settings.env`, as the defaults of every later command."""
+    now = settings()
+    write_whole(
+        now.warehouse_home / "settings.env",
+        "# What this warehouse was last deployed with.\n"
+        f"REPORTING_TIMEZONE={now.reporting_timezone}\nREPORTING_CURRENCY={now.reporting_currency}\n",
+    )
+
+
+def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file so that readers and crashes see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def environment() -> dict[str, str]:
+    """What SQLMesh's config and libpq read, as `make env` prints it. Raises WarehouseError without a server."""
+    now = settings()
+    host, port = now.address
+    values = {
+        "WAREHOUSE_HOST": host,
+        "WAREHOUSE_PORT": str(port),
+        "WAREHOUSE_SSLMODE": now.warehouse_sslmode,
+        "PGPASSFILE": str(now.passfile),
+        "PGHOST": host,
+        "PGPORT": str(port),
+        "PGSSLMODE": now.warehouse_sslmode,
+        "PGTZ": now.utc,
+        "REPORTING_TIMEZONE": now.reporting_timezone,
+        "REPORTING_CURRENCY": now.reporting_currency,
+        "SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "true",
+    }
+    if now.embedded:
+        values |= {"WAREHOUSE_EMBEDDED": f"{host}:{port}", "PGSSLROOTCERT": str(now.certificate)}
+    return values
+
+
+def export_environment() -> None:
+    """Put `environment()` into this process, and take out what the shell holds for other servers."""
+    os.environ.update(environment())
+    _drop_foreign()
+
+
+def _drop_foreign() -> None:
+    now = settings()
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    if not now.embedded:  # left by an earlier `make env`
+        os.environ.pop("WAREHOUSE_EMBEDDED", None)
+        if os.environ.get("PGSSLROOTCERT") == str(now.certificate):
+            del os.environ["PGSSLROOTCERT"]
+
+
+def check_passfile() -> None:
+    """Refuse a pass file that others can read (libpq would only skip it), or that this account cannot."""
+    path = settings().passfile
+    if path.exists() and path.stat().st_mode & 0o077:
+        raise WarehouseError(f"{path} holds passwords and others can read it", f"run: chmod 600 {path}")
+    if path.exists() and not os.access(path, os.R_OK):
+        raise WarehouseError(f"this account cannot read {path}", "run as the account that made it")
+
+
+class LoginRefused(WarehouseError):
+    """The password is wrong, or there is no such login: servers do not tell which."""
+
+
+def connect(login: str, database: str | None = None, **kwargs: Any) -> connection:
+    """A connection as `login`, to its own database unless another is named; `kwargs` go to libpq.
+
+    Raises WarehouseError (SERVICE_DOWN), which never holds a password.
+    """
+    now = settings()
+    host, port = now.address
+    check_passfile()
+    _drop_foreign()
+    os.environ["PGTZ"] = now.utc  # it beats `options`, and libpq has no parameter for it
+    dbname = database or LOGINS.get(login, "postgres")
+    parameters = {
+        "host": host,
+        "port": port,
+        "dbname": dbname,
+        "user": login,
+        "sslmode": now.warehouse_sslmode,
+        "passfile": str(now.passfile),
+        "application_name": "warehouse",
+        "connect_timeout": 10,
+        "options": f"-c TimeZone={now.utc} {kwargs.pop('options', '')}",
+    }
+    if now.embedded:
+        parameters["sslrootcert"] = str(now.certificate)
+    try:
+        made: connection = psycopg2.connect(**{**parameters, **kwargs})
+        return made
+    except psycopg2.OperationalError as error:
+        raise explain(error, login, dbname) from None
+
+
+def explain(error: psycopg2.OperationalError, login: str, database: str) -> WarehouseError:
+    """Turn libpq's refusal of a connection into what happened and what to do."""
+    now, message = settings(), str(error).strip()
+    address = "{}:{}".format(*now.address)
+    if "Connection refused" in message:
+        hint = (
+            "run `make up`"
+            if now.embedded
+            else "start that server, or correct WAREHOUSE_HOST and WAREHOUSE_PORT"
+        )
+        return WarehouseError(f"no server answers at {address}", hint)
+    if "no password supplied" in message:
+        return WarehouseError(
+            f"{now.passfile} has no password for login {login} at {address}", "run `make init`"
+        )
+    if "password authentication failed" in message:
+        hint = f"look at its line in {now.passfile} (host:port:database:login:password), or run `make init`"
+        return LoginRefused(f"login {login} was refused at {address}: wrong password or no such login", hint)
+    if f'database "{database}" does not exist' in message:
+        return WarehouseError(f"database {database} does not exist at {address}", "run `make init`")
+    if "permission denied for database" in message:
+        return WarehouseError(
+            f"login {login} may not connect to database {database}", "use the login meant for it"
+        )
+    if "is starting up" in message or "shutting down" in message or "in recovery mode" in message:
+        return WarehouseError(f"the server at {address} is starting or stopping", "try again in a moment")
+    return WarehouseError(
+        f"login {login} cannot connect to {database} at {address}", message.replace("\n", "\n  ")
+    )
