@@ -1,5 +1,6 @@
 """SQLMesh's configuration: the settings are in config/*.yaml, one top-level key in one file."""
 
+import warnings
 from pathlib import Path
 
 from sqlmesh.core.config import Config, load_config_from_yaml
@@ -14,6 +15,7 @@ try:
 except WarehouseError as error:
     raise ConfigError(str(error)) from None
 register()
+warnings.filterwarnings("ignore", module=r"sqlmesh\.")  # of its own use of pandas, pages of them
 config = Config(
     **{
         key: value

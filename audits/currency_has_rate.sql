@@ -1,9 +1,9 @@
-/* Claim: every record has an exchange rate; a missing one is never a silent 1.0. A returned row has a currency, or a day,
-that seeds/exchange_rates.csv does not cover: refresh the seed and plan. */
 AUDIT (
   name currency_has_rate
 );
 
+/* Claim: every record has an exchange rate; a missing one is never a silent 1.0. A returned row has a currency, or a day,
+that seeds/exchange_rates.csv does not cover: refresh the seed and plan. */
 SELECT
   order_id,
   currency,

@@ -1,9 +1,9 @@
-/* Claim: every value of the column is a key of the parent. A returned row is a value without its parent, and how often it
-occurs: restate the parent. */
 AUDIT (
   name foreign_key_holds
 );
 
+/* Claim: every value of the column is a key of the parent. A returned row is a value without its parent, and how often it
+occurs: restate the parent. */
 SELECT
   this.@column AS orphan,
   COUNT(*) AS row_count

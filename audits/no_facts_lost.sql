@@ -1,9 +1,9 @@
-/* Claim: staging records whose order has arrived (or that name none) and rows of this fact are the same keys; the others
-wait. A returned row is a key on one side only: restate this model. */
 AUDIT (
   name no_facts_lost
 );
 
+/* Claim: staging records whose order has arrived (or that name none) and rows of this fact are the same keys; the others
+wait. A returned row is a key on one side only: restate this model. */
 SELECT
   @key_columns(source, @key),
   'missing here' AS violation

@@ -1,5 +1,3 @@
-/* Claim: every record that was landed, and is not deleted at the source, is in this staging table. A returned row is a key
-that got lost between landing and staging: a run skipped its load. Restate the model for the day of _loaded_at. */
 AUDIT (
   name no_rows_lost,
   defaults (
@@ -7,6 +5,8 @@ AUDIT (
   )
 );
 
+/* Claim: every record that was landed, and is not deleted at the source, is in this staging table. A returned row is a key
+that got lost between landing and staging: a run skipped its load. Restate the model for the day of _loaded_at. */
 WITH missing AS (
   SELECT
     source.*,

@@ -1,5 +1,3 @@
-/* Claim: the total of net sales here equals that of the facts. A returned row shows both totals: some key was not
-recomputed. Restate this model. */
 AUDIT (
   name revenue_reconciles,
   defaults (
@@ -7,6 +5,8 @@ AUDIT (
   )
 );
 
+/* Claim: the total of net sales here equals that of the facts. A returned row shows both totals: some key was not
+recomputed. Restate this model. */
 WITH here AS (
   SELECT
     COALESCE(SUM(net_sales), 0) AS net_sales

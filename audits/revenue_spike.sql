@@ -1,10 +1,10 @@
-/* Claim: no day sells more than ten times the average day. A returned day does: a sale, or amounts in the wrong unit. Does
-not block, because a shop may have such a day. */
 AUDIT (
   name revenue_spike,
   blocking FALSE
 );
 
+/* Claim: no day sells more than ten times the average day. A returned day does: a sale, or amounts in the wrong unit. Does
+not block, because a shop may have such a day. */
 WITH average AS (
   SELECT
     AVG(gross_revenue) AS gross_revenue

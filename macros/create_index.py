@@ -19,7 +19,7 @@ def create_index(evaluator: MacroEvaluator, *columns: exp.Expr, unique: exp.Expr
     Example:
         >>> from macros.create_index import index_name
         >>> index_name("fct_orders__123", ["customer_id", "order_date"])
-        'ix_fct_orders__123_8fa85b7d'
+        'ix_fct_orders__123_cec6e02c'
     """
     names = [column.name for column in columns if isinstance(column, exp.Column)]
     if not names or len(names) != len(columns):

@@ -20,8 +20,8 @@ def percentile_agg(
         >>> evaluator.locals["__sqlmesh__vars__"] = {"engine": "postgres"}
         >>> for e in percentile_agg(evaluator, exp.column("minutes"), exp.convert([0.5, 0.9]), exp.column("reply_minutes")):
         ...     print(e.sql("postgres"))
-        CAST(PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY minutes) AS DECIMAL(18, 4)) AS reply_minutes_p50
-        CAST(PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY minutes) AS DECIMAL(18, 4)) AS reply_minutes_p90
+        CAST(PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY CAST(minutes AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_minutes_p50
+        CAST(PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY CAST(minutes AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_minutes_p90
     """
     require_engine(evaluator, "percentile_agg", "postgres", "duckdb")
     if not isinstance(levels, exp.Array | exp.Tuple) or not levels.expressions:
@@ -37,7 +37,8 @@ def percentile_agg(
             raise ValueError(f"@percentile_agg: {level.sql()} is listed twice")
         percentile = exp.WithinGroup(
             this=exp.PercentileCont(this=level.copy()),
-            expression=exp.Order(expressions=[exp.Ordered(this=column.copy())]),
+            # said aloud, because DuckDB would interpolate a DECIMAL at its own scale
+            expression=exp.Order(expressions=[exp.Ordered(this=exp.cast(column.copy(), "DOUBLE"))]),
         )
         aggregates[name] = exp.cast(percentile, "DECIMAL(18, 4)").as_(name)
     return list(aggregates.values())

@@ -160,7 +160,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
                 )
                 self.execute("RELEASE SAVEPOINT replace_view")
                 return
-            except (errors.InvalidTableDefinition, errors.WrongObjectType) as refusal:
+            except errors.InvalidTableDefinition as refusal:
                 self.execute("ROLLBACK TO SAVEPOINT replace_view")
                 reason = refusal.diag.message_primary
             dependents = self._dependent_views(exp.to_table(view_name))

@@ -390,7 +390,7 @@ class _Loader:
             # Whoever fails breaks the pipes of the others: what they say then tells nothing.
             kinds = [_Refused, psycopg2.Error, duckdb.Error]
             failure = min(failures, key=lambda f: next((i for i, kind in enumerate(kinds) if isinstance(f, kind)), 9))
-            if isinstance(failure, duckdb.Error):
+            if isinstance(failure, (duckdb.Error, psycopg2.DataError)):
                 raise _Refused(f"it cannot be read: {_first_line(failure)}")
             raise failure
 
@@ -542,7 +542,7 @@ class _Loader:
         rejected = self.cur.rowcount
         if file.read != loaded + file.duplicate + rejected:
             raise WarehouseError(
-                f"{file.path}: {file.read} rows read are not {loaded} loaded + {file.duplicate} duplicate + {rejected} rejected",
+                f"{file.path}: {file.read} rows read, but {loaded} + {file.duplicate} + {rejected} accounted for",
                 "this is a bug of the loader; nothing of the batch was published",
                 Exit.BUG,
             )
@@ -648,17 +648,20 @@ def _parquet_sql(
         inexact = name in texts and type_ in ("FLOAT", "DOUBLE")  # the key 123 would become '123.0'
         if inexact or type_.endswith("]") or type_.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
             raise _Refused(f"column {name} has the type {_excerpt(type_)}: make it text")
-    values = {name: f"nullif(CAST(c{at} AS VARCHAR), '')" for name, at in positions.items()}
-    has_nul = " OR ".join(f"contains({value}, chr(0))" for value in values.values())
-    is_long = " OR ".join(f"length({value}) > {LONGEST}" for value in values.values())
+    texts = {name: f"nullif(CAST(c{at} AS VARCHAR), '')" for name, at in positions.items()}
+    has_nul = " OR ".join(f"contains({name}, chr(0))" for name in texts)
+    is_long = " OR ".join(f"length({name}) > {LONGEST}" for name in texts)
     source = f"""
         (
           SELECT
             line + 1 AS line,
             CASE WHEN {has_nul} THEN 'holds a NUL character' WHEN {is_long} THEN 'longer than 1 MiB' END AS fault,
             NULL AS excerpt,
-            {", ".join(f"{_escaped(value)} AS {name}" for name, value in values.items())}
-          FROM {reader}, file_row_number = true) AS t ({", ".join(f"c{at}" for at in range(len(described)))}, line)
+            {", ".join(f"CASE WHEN fault IS NULL THEN {_escaped(f'texts.{name}')} END AS {name}" for name in texts)}
+          FROM (
+            SELECT line, {", ".join(f"{text} AS {name}" for name, text in texts.items())}
+            FROM {reader}, file_row_number = true) AS t ({", ".join(f"c{at}" for at in range(len(described)))}, line)
+          ) AS texts
         )
     """
     return checking_sql(table, source, {name: name for name in positions}, now)
@@ -766,7 +769,7 @@ class _Records:
         """The records up to the end of a block."""
         batch: list[tuple[int, str, list[str]]] = []
         width = len(self.header)
-        while self._text.tell() < self._end and (record := self._next()):
+        while (self._pending is not None or self._text.tell() < self._end) and (record := self._next()):
             line, fault, values = record
             if not values and not fault:  # an empty line
                 continue
@@ -793,6 +796,8 @@ class _Records:
         self._line += self._reader.line_num - before
         if fault.startswith("unexpected end"):
             raise _Refused(f"a quote that opens in the record of line {begin} never closes: it is damaged or cut short")
+        if "field limit" in fault and self._line - 1 > begin:
+            raise _Refused(f"a value in the record of line {begin} goes on for more than 1 MiB: a quote is missing")
         if fault:
             fault = next((ours for theirs, ours in _CSV_FAULTS.items() if theirs in fault), fault)
             if self._line - 1 > begin:

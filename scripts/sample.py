@@ -96,12 +96,12 @@ class Sample:
     """What the batch folder at `path` holds. `net_sales` is in USD: gross amounts less discounts, as delivered."""
 
     path: Path
+    is_new: bool
     customers: int
     products: int
     orders: int
     order_items: int
     net_sales: Decimal
-    is_new: bool
     notice: str = NOTICE
 
     def __str__(self) -> str:
@@ -140,7 +140,7 @@ def write_sample(target: Path) -> Sample:
             """
         ).fetchone()
         assert row is not None
-    return Sample(target, *row, is_new)
+    return Sample(target, is_new, *row)
 
 
 def _write(db: duckdb.DuckDBPyConnection, target: Path) -> None:

@@ -14,11 +14,11 @@ FROM marts.monthly_revenue
 ORDER BY month
 """
 TOTAL = """
-SELECT 'total', SUM(orders), NULL, SUM(gross_revenue), SUM(discounts), SUM(net_sales), SUM(refunds), SUM(net_revenue)
+SELECT 'total', SUM(orders)::BIGINT, NULL, SUM(gross_revenue), SUM(discounts), SUM(net_sales), SUM(refunds), SUM(net_revenue)
 FROM marts.daily_revenue
 """
 SEGMENTS = """
-SELECT segment, COUNT(*), SUM(order_days), SUM(net_revenue), SUM(net_revenue) / SUM(order_days)
+SELECT segment, COUNT(*), SUM(order_days)::BIGINT, SUM(net_revenue), SUM(net_revenue) / SUM(order_days)
 FROM ml.customer_segments
 GROUP BY segment
 ORDER BY 5 DESC

@@ -2,9 +2,7 @@ MODEL (
   name staging.customers,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = customer_id
-    )
+    materialization_properties (key = customer_id)
   ),
   owner commerce,
   tags (staging, commerce),
@@ -45,7 +43,7 @@ WITH touched AS (
     ) AS version_rank
   FROM raw.customers
   WHERE
-    @touched(customer_id)
+    @landed() AND @touched(customer_id)
 )
 SELECT
   customer_id::TEXT,

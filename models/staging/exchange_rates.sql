@@ -2,9 +2,7 @@ MODEL (
   name staging.exchange_rates,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = rate_date
-    )
+    materialization_properties (key = rate_date)
   ),
   owner finance,
   tags (staging, finance),
@@ -53,27 +51,69 @@ WITH touched AS (
     business_days.rate_date + carried.days AS rate_date,
     currencies.currency,
     CASE currencies.currency
-      WHEN 'EUR' THEN 1
-      WHEN 'USD' THEN business_days.usd
-      WHEN 'GBP' THEN business_days.gbp
-      WHEN 'JPY' THEN business_days.jpy
-      WHEN 'CHF' THEN business_days.chf
-      WHEN 'CAD' THEN business_days.cad
-      WHEN 'AUD' THEN business_days.aud
-      WHEN 'SEK' THEN business_days.sek
-      WHEN 'DKK' THEN business_days.dkk
-      WHEN 'NOK' THEN business_days.nok
-      WHEN 'PLN' THEN business_days.pln
-      WHEN 'CZK' THEN business_days.czk
-      WHEN 'HUF' THEN business_days.huf
-      WHEN 'CNY' THEN business_days.cny
-      WHEN 'INR' THEN business_days.inr
-      WHEN 'BRL' THEN business_days.brl
-      WHEN 'MXN' THEN business_days.mxn
+      WHEN 'EUR'
+      THEN 1
+      WHEN 'USD'
+      THEN business_days.usd
+      WHEN 'GBP'
+      THEN business_days.gbp
+      WHEN 'JPY'
+      THEN business_days.jpy
+      WHEN 'CHF'
+      THEN business_days.chf
+      WHEN 'CAD'
+      THEN business_days.cad
+      WHEN 'AUD'
+      THEN business_days.aud
+      WHEN 'SEK'
+      THEN business_days.sek
+      WHEN 'DKK'
+      THEN business_days.dkk
+      WHEN 'NOK'
+      THEN business_days.nok
+      WHEN 'PLN'
+      THEN business_days.pln
+      WHEN 'CZK'
+      THEN business_days.czk
+      WHEN 'HUF'
+      THEN business_days.huf
+      WHEN 'CNY'
+      THEN business_days.cny
+      WHEN 'INR'
+      THEN business_days.inr
+      WHEN 'BRL'
+      THEN business_days.brl
+      WHEN 'MXN'
+      THEN business_days.mxn
     END AS units_per_euro
   FROM business_days
-  CROSS JOIN (VALUES ('EUR'), ('USD'), ('GBP'), ('JPY'), ('CHF'), ('CAD'), ('AUD'), ('SEK'), ('DKK'), ('NOK'), ('PLN'), ('CZK'), ('HUF'), ('CNY'), ('INR'), ('BRL'), ('MXN')) AS currencies(currency)
-  CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7)) AS carried(days)
+  CROSS JOIN (VALUES
+    ('EUR'),
+    ('USD'),
+    ('GBP'),
+    ('JPY'),
+    ('CHF'),
+    ('CAD'),
+    ('AUD'),
+    ('SEK'),
+    ('DKK'),
+    ('NOK'),
+    ('PLN'),
+    ('CZK'),
+    ('HUF'),
+    ('CNY'),
+    ('INR'),
+    ('BRL'),
+    ('MXN')) AS currencies(currency)
+  CROSS JOIN (VALUES
+    (0),
+    (1),
+    (2),
+    (3),
+    (4),
+    (5),
+    (6),
+    (7)) AS carried(days)
   WHERE
     business_days.next_rate_date IS NULL
     OR business_days.rate_date + carried.days < business_days.next_rate_date

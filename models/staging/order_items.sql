@@ -2,9 +2,7 @@ MODEL (
   name staging.order_items,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = order_id
-    )
+    materialization_properties (key = order_id)
   ),
   owner commerce,
   tags (staging, commerce),
@@ -49,7 +47,7 @@ WITH touched AS (
     ) AS version_rank
   FROM raw.order_items
   WHERE
-    @touched(order_id)
+    @landed() AND @touched(order_id)
 )
 SELECT
   order_id::TEXT,
@@ -57,8 +55,8 @@ SELECT
   product_id::TEXT,
   quantity::DECIMAL(18, 4),
   gross_amount::DECIMAL(18, 4),
-  CAST(COALESCE(discount_amount, 0) AS DECIMAL(18, 4)) AS discount_amount,
-  CAST(COALESCE(tax_amount, 0) AS DECIMAL(18, 4)) AS tax_amount,
+  COALESCE(discount_amount, 0)::DECIMAL(18, 4) AS discount_amount,
+  COALESCE(tax_amount, 0)::DECIMAL(18, 4) AS tax_amount,
   updated_at::TIMESTAMPTZ
 FROM versions
 WHERE

@@ -2,9 +2,7 @@ MODEL (
   name staging.orders,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = order_id
-    )
+    materialization_properties (key = order_id)
   ),
   owner commerce,
   tags (staging, commerce),
@@ -52,7 +50,7 @@ WITH touched AS (
     ) AS version_rank
   FROM raw.orders
   WHERE
-    @touched(order_id)
+    @landed() AND @touched(order_id)
 )
 SELECT
   versions.order_id::TEXT,
@@ -60,12 +58,12 @@ SELECT
   versions.status::TEXT,
   statuses.is_counted::BOOLEAN,
   versions.currency::TEXT,
-  CAST(CASE
+  CASE
     WHEN versions.currency = @reporting_currency
     THEN 1
     ELSE rates.exchange_rate
-  END AS DECIMAL(18, 8)) AS exchange_rate,
-  CAST(COALESCE(versions.shipping_amount, 0) AS DECIMAL(18, 4)) AS shipping_amount,
+  END::DECIMAL(18, 8) AS exchange_rate,
+  COALESCE(versions.shipping_amount, 0)::DECIMAL(18, 4) AS shipping_amount,
   versions.ordered_at::TIMESTAMPTZ,
   versions.order_date::DATE,
   versions.updated_at::TIMESTAMPTZ

@@ -2,9 +2,7 @@ MODEL (
   name staging.products,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = product_id
-    )
+    materialization_properties (key = product_id)
   ),
   owner commerce,
   tags (staging, commerce),
@@ -47,7 +45,7 @@ WITH touched AS (
     ) AS version_rank
   FROM raw.products
   WHERE
-    @touched(product_id)
+    @landed() AND @touched(product_id)
 )
 SELECT
   product_id::TEXT,

@@ -2,9 +2,7 @@ MODEL (
   name staging.refunds,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = refund_id
-    )
+    materialization_properties (key = refund_id)
   ),
   owner commerce,
   tags (staging, commerce),
@@ -53,7 +51,7 @@ WITH touched AS (
     ) AS version_rank
   FROM raw.refunds
   WHERE
-    @touched(refund_id)
+    @landed() AND @touched(refund_id)
 )
 SELECT
   refund_id::TEXT,

@@ -2,9 +2,7 @@ MODEL (
   name staging.ticket_events,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = event_id
-    )
+    materialization_properties (key = event_id)
   ),
   owner support,
   tags (staging, support),
@@ -39,13 +37,10 @@ WITH touched AS (
     actor_id,
     occurred_at,
     _deleted,
-    ROW_NUMBER() OVER (
-      PARTITION BY event_id
-      ORDER BY _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY _loaded_at DESC, _row_number DESC, _batch_id DESC) AS version_rank
   FROM raw.ticket_events
   WHERE
-    @touched(event_id)
+    @landed() AND @touched(event_id)
 )
 SELECT
   event_id::TEXT,

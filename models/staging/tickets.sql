@@ -2,9 +2,7 @@ MODEL (
   name staging.tickets,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = ticket_id
-    )
+    materialization_properties (key = ticket_id)
   ),
   owner support,
   tags (staging, support),
@@ -51,7 +49,7 @@ WITH touched AS (
     ) AS version_rank
   FROM raw.tickets
   WHERE
-    @touched(ticket_id)
+    @landed() AND @touched(ticket_id)
 )
 SELECT
   ticket_id::TEXT,

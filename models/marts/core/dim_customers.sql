@@ -2,9 +2,7 @@ MODEL (
   name marts.dim_customers,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = customer_id
-    )
+    materialization_properties (key = customer_id)
   ),
   owner commerce,
   tags (marts, core),
@@ -64,7 +62,7 @@ WITH touched AS (
 SELECT
   named.customer_id::TEXT,
   NOT known.customer_id IS NULL AS is_known,
-  CAST(COALESCE(known.country_code, 'unknown') AS TEXT) AS country_code,
+  COALESCE(known.country_code, 'unknown')::TEXT AS country_code,
   known.created_at::TIMESTAMPTZ,
   @local_date(known.created_at) AS created_date
 FROM named

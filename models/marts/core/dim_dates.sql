@@ -45,19 +45,33 @@ WITH instants AS (
 ), spine AS (
   SELECT
     date_day,
-    CAST(DATE_TRUNC('month', date_day) AS DATE) AS month
-  FROM (@date_spine((SELECT first_date FROM bounds), (SELECT as_of_date FROM bounds), 'day')) AS days
+    DATE_TRUNC('MONTH', date_day)::DATE AS month
+  FROM (
+    @date_spine(
+      (
+        SELECT
+          first_date
+        FROM bounds
+      ),
+      (
+        SELECT
+          as_of_date
+        FROM bounds
+      ),
+      'day'
+    )
+  ) AS days
 )
 SELECT
   spine.date_day::DATE,
-  CAST(EXTRACT(YEAR FROM spine.date_day) AS INT) AS year_number,
-  CAST(DATE_TRUNC('quarter', spine.date_day) AS DATE) AS quarter,
+  EXTRACT(YEAR FROM spine.date_day)::INT AS year_number,
+  DATE_TRUNC('QUARTER', spine.date_day)::DATE AS quarter,
   spine.month::DATE,
-  CAST(DATE_TRUNC('week', spine.date_day) AS DATE) AS week,
-  CAST(EXTRACT(DAY FROM spine.date_day) AS INT) AS day_of_month,
+  DATE_TRUNC('WEEK', spine.date_day)::DATE AS week,
+  EXTRACT(DAY FROM spine.date_day)::INT AS day_of_month,
   @iso_weekday(spine.date_day) AS day_of_week,
   @iso_weekday(spine.date_day) >= 6 AS is_weekend,
-  CAST(DATE_TRUNC('month', spine.month + 31) AS DATE) - 1 <= bounds.as_of_date AS is_month_complete,
+  DATE_TRUNC('MONTH', spine.month + 31)::DATE - 1 <= bounds.as_of_date AS is_month_complete,
   bounds.as_of_date::DATE
 FROM spine
 CROSS JOIN bounds;

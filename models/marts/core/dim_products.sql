@@ -2,9 +2,7 @@ MODEL (
   name marts.dim_products,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = product_id
-    )
+    materialization_properties (key = product_id)
   ),
   owner commerce,
   tags (marts, core),
@@ -63,9 +61,9 @@ WITH touched AS (
 SELECT
   named.product_id::TEXT,
   NOT known.product_id IS NULL AS is_known,
-  CAST(COALESCE(known.product_name, 'unknown') AS TEXT) AS product_name,
-  CAST(COALESCE(known.category, 'unknown') AS TEXT) AS category,
-  CAST(COALESCE(known.brand, 'unknown') AS TEXT) AS brand,
+  COALESCE(known.product_name, 'unknown')::TEXT AS product_name,
+  COALESCE(known.category, 'unknown')::TEXT AS category,
+  COALESCE(known.brand, 'unknown')::TEXT AS brand,
   known.list_price::DECIMAL(18, 4),
   known.unit_cost::DECIMAL(18, 4)
 FROM named

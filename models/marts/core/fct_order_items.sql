@@ -2,13 +2,13 @@ MODEL (
   name marts.fct_order_items,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = order_id
-    )
+    materialization_properties (key = order_id)
   ),
   owner commerce,
   tags (marts, core),
-  depends_on (marts.dim_products),
+  depends_on (
+    marts.dim_products
+  ),
   grain (order_id, line_number),
   description 'One row per line of an order that has arrived. Answers: what was sold, in which order, at what price? Lines of cancelled orders are here with is_counted false and nothing in the columns of revenue. Excludes lines whose order is missing, which wait in staging.',
   column_descriptions (

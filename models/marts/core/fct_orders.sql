@@ -2,9 +2,7 @@ MODEL (
   name marts.fct_orders,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = order_id
-    )
+    materialization_properties (key = order_id)
   ),
   owner commerce,
   tags (marts, core),
@@ -104,19 +102,19 @@ SELECT
   orders.order_date::DATE,
   orders.currency::TEXT,
   orders.exchange_rate::DECIMAL(18, 8),
-  CAST(COALESCE(lines.gross_amount, 0) AS DECIMAL(18, 4)) AS gross_amount,
-  CAST(COALESCE(lines.discount_amount, 0) AS DECIMAL(18, 4)) AS discount_amount,
-  CAST(COALESCE(lines.net_amount, 0) AS DECIMAL(18, 4)) AS net_amount,
-  CAST(COALESCE(lines.tax_amount, 0) AS DECIMAL(18, 4)) AS tax_amount,
+  COALESCE(lines.gross_amount, 0)::DECIMAL(18, 4) AS gross_amount,
+  COALESCE(lines.discount_amount, 0)::DECIMAL(18, 4) AS discount_amount,
+  COALESCE(lines.net_amount, 0)::DECIMAL(18, 4) AS net_amount,
+  COALESCE(lines.tax_amount, 0)::DECIMAL(18, 4) AS tax_amount,
   orders.shipping_amount::DECIMAL(18, 4),
-  CAST(COALESCE(lines.lines, 0) AS BIGINT) AS lines,
-  CAST(COALESCE(lines.units, 0) AS DECIMAL(18, 4)) AS units,
-  CAST(COALESCE(lines.gross_revenue, 0) AS DECIMAL(18, 4)) AS gross_revenue,
-  CAST(COALESCE(lines.discounts, 0) AS DECIMAL(18, 4)) AS discounts,
-  CAST(COALESCE(lines.net_sales, 0) AS DECIMAL(18, 4)) AS net_sales,
-  CAST(COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS refunds,
+  COALESCE(lines.lines, 0)::BIGINT AS lines,
+  COALESCE(lines.units, 0)::DECIMAL(18, 4) AS units,
+  COALESCE(lines.gross_revenue, 0)::DECIMAL(18, 4) AS gross_revenue,
+  COALESCE(lines.discounts, 0)::DECIMAL(18, 4) AS discounts,
+  COALESCE(lines.net_sales, 0)::DECIMAL(18, 4) AS net_sales,
+  COALESCE(refunds.refunds, 0)::DECIMAL(18, 4) AS refunds,
   CAST(COALESCE(lines.net_sales, 0) - COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS net_revenue,
-  CAST(COALESCE(lines.tax, 0) AS DECIMAL(18, 4)) AS tax,
+  COALESCE(lines.tax, 0)::DECIMAL(18, 4) AS tax,
   CAST(orders.shipping_amount * orders.revenue_rate AS DECIMAL(18, 4)) AS shipping
 FROM orders
 LEFT JOIN lines

@@ -2,9 +2,7 @@ MODEL (
   name marts.fct_refunds,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = refund_id
-    )
+    materialization_properties (key = refund_id)
   ),
   owner commerce,
   tags (marts, core),
@@ -74,7 +72,11 @@ WITH touched AS (
     refunds.refund_id,
     refunds.order_id,
     refunds.line_number,
-    CASE WHEN refunds.order_id IS NULL THEN refunds.customer_id ELSE orders.customer_id END AS customer_id,
+    CASE
+      WHEN refunds.order_id IS NULL
+      THEN refunds.customer_id
+      ELSE orders.customer_id
+    END AS customer_id,
     COALESCE(refunds.product_id, lines.product_id) AS product_id,
     refunds.refunded_at,
     @local_date(refunds.refunded_at) AS refund_date,
@@ -82,7 +84,8 @@ WITH touched AS (
     refunds.reason,
     COALESCE(orders.is_counted, TRUE) AS is_counted,
     COALESCE(refunds.refunded_at < orders.ordered_at, FALSE) AS is_before_order,
-    NOT refunds.order_id IS NULL AND refunds.amount > COALESCE(order_totals.net_amount, 0) AS is_above_order,
+    NOT refunds.order_id IS NULL
+    AND refunds.amount > COALESCE(order_totals.net_amount, 0) AS is_above_order,
     refunds.quantity,
     refunds.amount,
     CASE

@@ -2,13 +2,13 @@ MODEL (
   name marts.customer_metrics,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = customer_id
-    )
+    materialization_properties (key = customer_id)
   ),
   owner commerce,
   tags (marts, customers),
-  depends_on (marts.dim_customers),
+  depends_on (
+    marts.dim_customers
+  ),
   grain (customer_id, order_date),
   description 'One row per customer and local day with a counted order, or with a refund that names the customer and no order. Answers: what does a customer buy, how often, and what comes back? Excludes guests and cancelled orders. Refunds are on an order basis: they lie on the day of their order.',
   column_descriptions (
@@ -75,14 +75,14 @@ WITH touched AS (
 SELECT
   customer_id::TEXT,
   order_date::DATE,
-  CAST(SUM(orders) AS BIGINT) AS orders,
-  CAST(SUM(units) AS DECIMAL(18, 4)) AS units,
-  CAST(SUM(gross_revenue) AS DECIMAL(18, 4)) AS gross_revenue,
-  CAST(SUM(discounts) AS DECIMAL(18, 4)) AS discounts,
-  CAST(SUM(net_sales) AS DECIMAL(18, 4)) AS net_sales,
-  CAST(SUM(refunds) AS DECIMAL(18, 4)) AS refunds,
-  CAST(SUM(net_sales - refunds) AS DECIMAL(18, 4)) AS net_revenue,
-  CAST(SUM(tax) AS DECIMAL(18, 4)) AS tax
+  SUM(orders)::BIGINT AS orders,
+  SUM(units)::DECIMAL(18, 4) AS units,
+  SUM(gross_revenue)::DECIMAL(18, 4) AS gross_revenue,
+  SUM(discounts)::DECIMAL(18, 4) AS discounts,
+  SUM(net_sales)::DECIMAL(18, 4) AS net_sales,
+  SUM(refunds)::DECIMAL(18, 4) AS refunds,
+  SUM(net_sales - refunds)::DECIMAL(18, 4) AS net_revenue,
+  SUM(tax)::DECIMAL(18, 4) AS tax
 FROM activity
 GROUP BY
   customer_id,

@@ -2,9 +2,7 @@ MODEL (
   name marts.daily_revenue,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = order_date
-    )
+    materialization_properties (key = order_date)
   ),
   owner commerce,
   tags (marts, sales),
@@ -84,15 +82,15 @@ WITH touched AS (
 )
 SELECT
   days.order_date::DATE,
-  CAST(COALESCE(sales.orders, 0) AS BIGINT) AS orders,
-  CAST(COALESCE(sales.customers, 0) AS BIGINT) AS customers,
-  CAST(COALESCE(sales.units, 0) AS DECIMAL(18, 4)) AS units,
-  CAST(COALESCE(sales.gross_revenue, 0) AS DECIMAL(18, 4)) AS gross_revenue,
-  CAST(COALESCE(sales.discounts, 0) AS DECIMAL(18, 4)) AS discounts,
-  CAST(COALESCE(sales.net_sales, 0) AS DECIMAL(18, 4)) AS net_sales,
-  CAST(COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS refunds,
+  COALESCE(sales.orders, 0)::BIGINT AS orders,
+  COALESCE(sales.customers, 0)::BIGINT AS customers,
+  COALESCE(sales.units, 0)::DECIMAL(18, 4) AS units,
+  COALESCE(sales.gross_revenue, 0)::DECIMAL(18, 4) AS gross_revenue,
+  COALESCE(sales.discounts, 0)::DECIMAL(18, 4) AS discounts,
+  COALESCE(sales.net_sales, 0)::DECIMAL(18, 4) AS net_sales,
+  COALESCE(refunds.refunds, 0)::DECIMAL(18, 4) AS refunds,
   CAST(COALESCE(sales.net_sales, 0) - COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS net_revenue,
-  CAST(COALESCE(sales.tax, 0) AS DECIMAL(18, 4)) AS tax
+  COALESCE(sales.tax, 0)::DECIMAL(18, 4) AS tax
 FROM days
 LEFT JOIN sales
   ON days.order_date = sales.order_date

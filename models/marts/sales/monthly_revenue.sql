@@ -2,9 +2,7 @@ MODEL (
   name marts.monthly_revenue,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = month
-    )
+    materialization_properties (key = month)
   ),
   owner commerce,
   tags (marts, sales),
@@ -33,13 +31,13 @@ MODEL (
 
 WITH touched AS (
   SELECT
-    CAST(DATE_TRUNC('month', order_date) AS DATE) AS month
+    DATE_TRUNC('MONTH', order_date)::DATE AS month
   FROM staging.order_touches
   WHERE
     @loaded() AND NOT order_date IS NULL
   UNION
   SELECT
-    CAST(DATE_TRUNC('month', refund_date) AS DATE) AS month
+    DATE_TRUNC('MONTH', refund_date)::DATE AS month
   FROM staging.refund_touches
   WHERE
     @loaded()
@@ -97,15 +95,15 @@ WITH touched AS (
 SELECT
   months.month::DATE,
   months.is_complete::BOOLEAN,
-  CAST(COALESCE(sales.orders, 0) AS BIGINT) AS orders,
-  CAST(COALESCE(sales.customers, 0) AS BIGINT) AS customers,
-  CAST(COALESCE(sales.units, 0) AS DECIMAL(18, 4)) AS units,
-  CAST(COALESCE(sales.gross_revenue, 0) AS DECIMAL(18, 4)) AS gross_revenue,
-  CAST(COALESCE(sales.discounts, 0) AS DECIMAL(18, 4)) AS discounts,
-  CAST(COALESCE(sales.net_sales, 0) AS DECIMAL(18, 4)) AS net_sales,
-  CAST(COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS refunds,
+  COALESCE(sales.orders, 0)::BIGINT AS orders,
+  COALESCE(sales.customers, 0)::BIGINT AS customers,
+  COALESCE(sales.units, 0)::DECIMAL(18, 4) AS units,
+  COALESCE(sales.gross_revenue, 0)::DECIMAL(18, 4) AS gross_revenue,
+  COALESCE(sales.discounts, 0)::DECIMAL(18, 4) AS discounts,
+  COALESCE(sales.net_sales, 0)::DECIMAL(18, 4) AS net_sales,
+  COALESCE(refunds.refunds, 0)::DECIMAL(18, 4) AS refunds,
   CAST(COALESCE(sales.net_sales, 0) - COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS net_revenue,
-  CAST(COALESCE(sales.tax, 0) AS DECIMAL(18, 4)) AS tax
+  COALESCE(sales.tax, 0)::DECIMAL(18, 4) AS tax
 FROM months
 LEFT JOIN sales
   ON months.month = sales.month

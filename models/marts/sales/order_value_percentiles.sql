@@ -2,9 +2,7 @@ MODEL (
   name marts.order_value_percentiles,
   kind CUSTOM (
     materialization 'replace_touched',
-    materialization_properties (
-      key = month
-    )
+    materialization_properties (key = month)
   ),
   owner commerce,
   tags (marts, sales),
@@ -21,20 +19,17 @@ MODEL (
     p95 = 'Order value that 95 % of the orders do not exceed.',
     p99 = 'Order value that 99 % of the orders do not exceed.'
   ),
-  audits (
-    grain_is_unique(columns := month),
-    revenue_reconciles(facts := marts.fct_orders)
-  )
+  audits (grain_is_unique(columns := month), revenue_reconciles(facts := marts.fct_orders))
 );
 
 WITH touched AS (
   SELECT
-    CAST(DATE_TRUNC('month', order_date) AS DATE) AS month
+    DATE_TRUNC('MONTH', order_date)::DATE AS month
   FROM staging.order_touches
   WHERE
     @loaded() AND NOT order_date IS NULL
   GROUP BY
-    CAST(DATE_TRUNC('month', order_date) AS DATE)
+    DATE_TRUNC('MONTH', order_date)::DATE
 ), orders AS (
   SELECT
     dates.month,
@@ -47,9 +42,9 @@ WITH touched AS (
 )
 SELECT
   month::DATE,
-  CAST(COUNT(*) AS BIGINT) AS orders,
-  CAST(SUM(net_sales) AS DECIMAL(18, 4)) AS net_sales,
-  @percentile_agg(net_sales, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
+  COUNT(*)::BIGINT AS orders,
+  SUM(net_sales)::DECIMAL(18, 4) AS net_sales,
+  @percentile_agg(net_sales, ARRAY[0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
 FROM orders
 GROUP BY
   month;

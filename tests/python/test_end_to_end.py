@@ -1,0 +1,346 @@
+"""The promise: after any sequence of loads, every table equals a full rebuild, and every number its definition."""
+
+import csv
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import bootstrap, pipeline
+from scripts import server as embedded
+from scripts.errors import Exit, WarehouseError
+from scripts.settings import ROOT, connect, export_environment, settings
+from tests.python import oracle
+from tests.python.conftest import Home, forget_caches
+
+pytestmark = pytest.mark.slow
+
+ZONE = "America/New_York"
+STORED = ("staging", "marts", "ml")
+START = datetime(2026, 3, 6, tzinfo=UTC)  # the clocks change in New York on the 8th
+
+Row = dict[str, Any]
+
+
+class Warehouse:
+    """A warehouse of its own in this process: settings, SQLMesh context and caches point at it while it is entered."""
+
+    def __init__(self, home: Path, drops: Path) -> None:
+        self.home, self.drops, self.batches = Home(home), drops, 0
+
+    def __enter__(self) -> "Warehouse":
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setenv("WAREHOUSE_HOME", str(self.home.path))
+        self.patch.setenv("REPORTING_TIMEZONE", ZONE)
+        forget_caches()
+        pipeline.context.cache_clear()
+        embedded.up()
+        bootstrap.apply()
+        export_environment()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pipeline.context().close()
+        pipeline.context.cache_clear()
+        self.patch.undo()
+        forget_caches()
+
+    def drop(self, **tables: list[Row]) -> Path:
+        """Write one batch; rows may leave out columns."""
+        self.batches += 1
+        folder = self.drops / f"batch_{self.batches:03d}"
+        folder.mkdir(parents=True)
+        for table, rows in tables.items():
+            columns = sorted({name for row in rows for name in row})
+            with (folder / f"{table}.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(rows)
+        return folder
+
+    def read(self, query: str, login: str = "sqlmesh_user") -> oracle.Rows:
+        with closing(connect(login)) as session, session.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+    def differences(self, scratch: Path) -> dict[str, tuple[oracle.Rows, oracle.Rows]]:
+        """Mart -> rows that are only here, rows that only the oracle has. Empty when all is right."""
+        with closing(connect("sqlmesh_user")) as session:
+            expected = oracle.expected(session, scratch, ZONE, settings().reporting_currency)
+        found = {}
+        for mart, (columns, rows) in expected.items():
+            here = oracle.canonical(self.read(f"SELECT {', '.join(columns)} FROM {mart}"))
+            if here != rows:
+                found[mart] = ([row for row in here if row not in rows], [row for row in rows if row not in here])
+        return found
+
+    def content(self) -> dict[str, oracle.Rows]:
+        """Every stored table of prod, row for row."""
+        tables = self.read(
+            "SELECT table_schema || '.' || table_name FROM information_schema.tables"
+            f" WHERE table_schema IN {STORED} AND table_name NOT LIKE '%touches' ORDER BY 1"
+        )
+        return {name: oracle.canonical(self.read(f"SELECT * FROM {name}")) for (name,) in tables}
+
+
+@pytest.fixture(scope="module")
+def warehouse(homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    made = Warehouse(homes / "end_to_end", tmp_path_factory.mktemp("drops"))
+    try:
+        with made:
+            pipeline.init()
+            yield made
+    finally:
+        made.home.remove()
+
+
+def at(days: float) -> str:
+    return (START + timedelta(days=days)).isoformat()
+
+
+def order(order_id: str, days: float, **changes: Any) -> Row:
+    return {
+        "order_id": order_id, "customer_id": "C1", "status": "placed", "currency": "USD", "shipping_amount": 4.99,
+        "ordered_at": at(days), "updated_at": at(days),
+    } | changes  # fmt: skip
+
+
+def line(order_id: str, number: int, gross: float, days: float, **changes: Any) -> Row:
+    return {
+        "order_id": order_id, "line_number": number, "product_id": "P1", "quantity": 2, "gross_amount": gross,
+        "discount_amount": 0, "tax_amount": 0.7, "updated_at": at(days),
+    } | changes  # fmt: skip
+
+
+def refund(refund_id: str, order_id: str | None, amount: float, days: float, **changes: Any) -> Row:
+    return {
+        "refund_id": refund_id, "order_id": order_id, "amount": amount, "refunded_at": at(days), "updated_at": at(days),
+    } | changes  # fmt: skip
+
+
+def test_an_empty_warehouse_is_right(warehouse: Warehouse, tmp_path: Path) -> None:
+    assert warehouse.differences(tmp_path) == {}
+    assert warehouse.read("SELECT * FROM marts.daily_revenue") == []
+
+
+def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Load, run, correct, run again: the numbers of a few orders, worked out on paper."""
+    warehouse.drop(
+        customers=[{"customer_id": "C1", "country_code": "us", "created_at": at(-9), "updated_at": at(-9)}],
+        products=[{"product_id": "P1", "product_name": "Tea", "updated_at": at(-9)}],
+        # B is ordered at 04:30 UTC on the 8th: the evening of the 7th in New York. G is a guest's.
+        orders=[order("A", 0.5), order("B", 2.1875), order("G", 2.5, customer_id=""), order("X", 2.5, status="cancelled")],
+        order_items=[
+            line("A", 1, 19.99, 0.5, discount_amount=4.5), line("A", 2, 7, 0.5), line("B", 1, 7, 2.1875),
+            line("G", 1, 3, 2.5), line("X", 1, 500, 2.5), line("LATE", 1, 11, 0.5),
+        ],
+        refunds=[refund("R1", "A", 7, 2.5), refund("R2", "LATE", 2, 2.5), refund("R3", None, 1, 2.5, customer_id="C1")],
+    )  # fmt: skip
+    pipeline.refresh(warehouse.drops)
+    assert warehouse.differences(tmp_path) == {}
+    days = "SELECT order_date::TEXT, orders, customers, net_sales, refunds, net_revenue FROM marts.daily_revenue ORDER BY 1"
+    # 19.99 - 4.50 + 7 on the 6th; 7 on the 7th; 3 of the guest on the 8th, which pays back 7 + 1 (R2 waits for LATE)
+    assert [tuple(map(str, row)) for row in warehouse.read(days, "analyst")] == [
+        ("2026-03-06", "1", "1", "22.4900", "0.0000", "22.4900"),
+        ("2026-03-07", "1", "1", "7.0000", "0.0000", "7.0000"),
+        ("2026-03-08", "1", "0", "3.0000", "8.0000", "-5.0000"),
+    ]
+    warehouse.drop(
+        # B moves to the 10th; LATE arrives, in euros, after its line and its refund; A's second line is gone
+        orders=[order("B", 4.5, updated_at=at(5)), order("LATE", 0.5, currency="EUR", customer_id="C7")],
+        order_items=[line("A", 2, 7, 0.6, _deleted="true")],
+    )
+    pipeline.refresh(warehouse.drops)
+    assert warehouse.differences(tmp_path) == {}
+    rate = oracle.rate("EUR", "USD", (START + timedelta(days=0.5)).date())
+    assert rate is not None
+    net_sales, orders = warehouse.read("SELECT net_sales, orders FROM marts.daily_revenue WHERE order_date = '2026-03-06'")[0]
+    assert (net_sales, orders) == (round(rate * 11, 4) + 22_49 * rate / rate / 100 - 7, 2)
+    assert warehouse.read("SELECT is_known FROM marts.dim_customers WHERE customer_id = 'C7'") == [(False,)]
+
+
+def test_the_same_files_again_change_nothing(warehouse: Warehouse, capsys: pytest.CaptureFixture[str]) -> None:
+    before = warehouse.content()
+    pipeline.refresh(warehouse.drops)
+    assert "nothing was loaded since the last run" in capsys.readouterr().out
+    assert warehouse.content() == before
+
+
+class Shop:
+    """Random changes to a small shop: few keys, so that they meet often."""
+
+    def __init__(self, seed: int) -> None:
+        self.random, self.clock = random.Random(seed), 10.0  # noqa: S311
+
+    def batch(self) -> dict[str, list[Row]]:
+        """Some records of each kind: new, changed, moved, stale, doubled, deleted, before their parents, in any order."""
+        pick = self.random
+        self.clock += 1
+        tables: dict[str, list[Row]] = {
+            "customers": [self._customer() for _ in range(pick.randrange(3))],
+            "products": [self._product() for _ in range(pick.randrange(3))],
+            "orders": [self._order() for _ in range(pick.randrange(5))],
+            "order_items": [self._line() for _ in range(pick.randrange(6))],
+            "refunds": [self._refund() for _ in range(pick.randrange(4))],
+            "tickets": [self._ticket() for _ in range(pick.randrange(2))],
+            "ticket_events": [self._event() for _ in range(pick.randrange(2))],
+        }
+        for rows in tables.values():
+            rows += [dict(pick.choice(rows)) for _ in range(pick.randrange(2)) if rows]
+            pick.shuffle(rows)
+        return {name: rows for name, rows in tables.items() if rows}
+
+    def _stamp(self) -> Row:
+        """The version's clock, sometimes of long ago, and whether the record is gone."""
+        age = self.random.choice([0, 0, 0, 0.5, 7])
+        return {"updated_at": at(self.clock - age), "_deleted": self.random.random() < 0.12}
+
+    def _key(self, letter: str, most: int = 8) -> str:
+        return f"{letter}{self.random.randrange(most)}"
+
+    def _money(self, most: int = 900) -> str:
+        return f"{self.random.randrange(most) / 7:.4f}"
+
+    def _customer(self) -> Row:
+        return {"customer_id": self._key("C"), "country_code": self.random.choice(["US", "DE", ""])} | self._stamp()
+
+    def _product(self) -> Row:
+        return {"product_id": self._key("P"), "product_name": self._key("tea ")} | self._stamp()
+
+    def _order(self) -> Row:
+        return self._stamp() | {
+            "order_id": self._key("O"),
+            "customer_id": self.random.choice(["", self._key("C"), self._key("C")]),
+            "status": self.random.choice(["placed", "shipped", "delivered", "cancelled"]),
+            "currency": self.random.choice(["USD", "EUR", "JPY"]),
+            "ordered_at": at(self.random.random() * 70),
+        }
+
+    def _line(self) -> Row:
+        gross = self.random.randrange(900)
+        return self._stamp() | {
+            "order_id": self._key("O"),
+            "line_number": self.random.randrange(1, 4),
+            "product_id": self._key("P"),
+            "quantity": self.random.randrange(1, 9),
+            "gross_amount": gross,
+            "discount_amount": self.random.choice(["", 0, gross / 4]),
+            "tax_amount": self.random.choice(["", 0.07]),
+        }
+
+    def _refund(self) -> Row:
+        return self._stamp() | {
+            "refund_id": self._key("R", 6),
+            "order_id": self.random.choice(["", self._key("O"), self._key("O")]),
+            "line_number": self.random.choice(["", 1]),
+            "customer_id": self.random.choice(["", self._key("C")]),
+            "product_id": self.random.choice(["", self._key("P")]),
+            "amount": self._money(),
+            "refunded_at": at(self.random.random() * 90),
+        }
+
+    def _ticket(self) -> Row:
+        return self._stamp() | {
+            "ticket_id": self._key("T", 4), "customer_id": self.random.choice(["", self._key("C", 12)]),
+            "status": "open", "created_at": at(1),
+        }  # fmt: skip
+
+    def _event(self) -> Row:
+        return {
+            "event_id": self._key("E", 4), "ticket_id": self._key("T", 4), "event_type": "created",
+            "occurred_at": at(self.random.random() * 95), "_deleted": self.random.random() < 0.12,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_changes_leave_every_number_right(warehouse: Warehouse, tmp_path: Path, seed: int) -> None:
+    shop = Shop(seed)
+    for _ in range(3):  # several loads, one run: an outage of the runner
+        warehouse.drop(**shop.batch())
+    pipeline.refresh(warehouse.drops)
+    assert warehouse.differences(tmp_path) == {}
+
+
+def test_a_load_during_a_run_waits_for_the_next(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Half of a move between days must not show: what lands while a run is at work is not in it."""
+    warehouse.drop(orders=[order("A", 0.5, updated_at=at(200))])
+    pipeline.load(warehouse.drops)
+    moved = warehouse.drop(orders=[order("A", 60.5, updated_at=at(300)), order("MEANWHILE", 61.5)])
+    loader = threading.Thread(target=_load_when_running, args=(moved,))
+    loader.start()
+    pipeline.run_missing()
+    loader.join(60)
+    assert "MEANWHILE" not in str(warehouse.content()["staging.orders"])
+    assert warehouse.read("SELECT order_date::TEXT FROM marts.fct_orders WHERE order_id = 'A'") == [("2026-03-06",)]
+    pipeline.run_missing()
+    assert "MEANWHILE" in str(warehouse.content()["staging.orders"])
+    assert warehouse.differences(tmp_path) == {}
+
+
+def _load_when_running(folder: Path) -> None:
+    """Load `folder` in another process as soon as the run lock is taken."""
+    with closing(connect("sqlmesh_user")) as session, session.cursor() as cursor:
+        session.autocommit = True
+        for _ in range(400):
+            cursor.execute("SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7274 AND objid = 1")
+            if cursor.rowcount:
+                break
+            time.sleep(0.01)
+    subprocess.run([sys.executable, "-m", "scripts", "load", str(folder)], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_second_run_at_the_same_time_is_refused(warehouse: Warehouse) -> None:
+    before = warehouse.content()
+    warehouse.drop(orders=[order("TWICE", 33)])
+    pipeline.load(warehouse.drops)
+    with closing(connect("sqlmesh_user", application_name="the other run")) as other, other.cursor() as cursor:
+        cursor.execute("SELECT ops.acquire_run_lock(CLOCK_TIMESTAMP())")
+        with pytest.raises(WarehouseError, match="another sqlmesh plan or run is at work: pid .* the other run") as refusal:
+            pipeline.run_missing()
+        assert refusal.value.code == Exit.LOCKED
+        plain = subprocess.run(
+            [Path(sys.executable).with_name("sqlmesh"), "run", "prod", "--ignore-cron"],
+            cwd=ROOT, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        assert plain.returncode == 1
+        assert "another sqlmesh plan or run is at work" in plain.stdout + plain.stderr
+        assert warehouse.content() == before
+    pipeline.run_missing()
+    assert len(warehouse.content()["staging.orders"]) == len(before["staging.orders"]) + 1
+
+
+def test_incremental_equals_a_full_rebuild(warehouse: Warehouse, homes: Path) -> None:
+    """The same batches, loaded in the same order into a new warehouse and built once, give the same tables."""
+    incremental = warehouse.content()
+    assert all(incremental[f"marts.{name}"] for name in ("fct_orders", "fct_refunds", "daily_revenue", "dim_products"))
+    rebuilt = Warehouse(homes / "rebuilt", warehouse.drops)
+    try:
+        with rebuilt:
+            pipeline.load(rebuilt.drops)
+            pipeline.deploy(skip_tests=True)
+            assert rebuilt.content() == incremental
+    finally:
+        rebuilt.home.remove()
+
+
+def test_analysts_views_survive_a_promotion(warehouse: Warehouse) -> None:
+    """A changed model is promoted by a plan; the view that somebody built on it is still there, and reads the new rows."""
+    model = pipeline.context().get_model("marts.daily_revenue", raise_if_missing=True)
+    with closing(connect("postgres", "warehouse")) as admin, admin.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA own; GRANT USAGE, CREATE ON SCHEMA own TO analyst")
+        cursor.execute("SET ROLE analyst; CREATE VIEW own.best AS SELECT MAX(net_sales) AS best FROM marts.daily_revenue")
+        admin.commit()
+    pipeline.context().upsert_model(model, description=f"{model.description} Changed.")
+    pipeline.deploy(skip_tests=True)
+    assert warehouse.read("SELECT OBJ_DESCRIPTION('marts.daily_revenue'::REGCLASS)")[0][0].endswith("Changed.")
+    with closing(connect("analyst")) as session, session.cursor() as cursor:
+        cursor.execute("SELECT best FROM own.best")
+        assert cursor.fetchall() == warehouse.read("SELECT MAX(net_sales) FROM marts.daily_revenue")

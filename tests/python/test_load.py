@@ -1,0 +1,431 @@
+"""The loader: what loads, what is rejected and where, exactly once, whole or absent."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scripts import load as loader
+from scripts.contract import TABLES
+from scripts.errors import Exit, WarehouseError
+from scripts.load import FileResult, LoadResult, load
+from scripts.settings import ROOT
+from tests.python.conftest import Home
+
+ORDERS = "order_id,customer_id,status,currency,shipping_amount,ordered_at,updated_at"
+ORDER = "o1,c1,placed,EUR,4.90,2011-01-02T03:04:05Z,2011-01-02T03:04:05Z"
+ITEMS = "order_id,line_number,product_id,quantity,gross_amount,discount_amount,tax_amount,updated_at"
+ITEM = "o1,1,p1,2,19.99,1.50,3.80,2011-01-02"
+PRODUCTS = "product_id,product_name,updated_at"
+
+
+@pytest.fixture
+def landing(server: Home) -> Iterator["Landing"]:
+    """The landing tables, empty."""
+    with closing(server.connect("postgres", "warehouse")) as session:
+        tables = Landing(session)
+        tables.clear()
+        yield tables
+
+
+class Landing:
+    """Look into the landing tables."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def all(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self.session.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def clear(self) -> None:
+        """Delete everything: for few rows that is faster than TRUNCATE."""
+        names = [*TABLES, "rejects", "files", "batches"]
+        self.all("SET synchronous_commit = off;" + ";".join(f"DELETE FROM landing.{name}" for name in names))
+
+    def one(self, sql: str, *values: object) -> Any:
+        return self.all(sql, *values)[0][0]
+
+    def count(self, table: str) -> int:
+        return int(self.one(f"SELECT count(*) FROM landing.{table}"))
+
+    def rejects(self) -> list[tuple[Any, ...]]:
+        return self.all("SELECT line, column_name, value, reason FROM landing.rejects ORDER BY source_file, line")
+
+    def everything(self) -> dict[str, list[tuple[Any, ...]]]:
+        """The content of the seven tables, without when and whence."""
+        return {
+            name: self.all(f"SELECT {', '.join(table.names)}, _deleted FROM landing.{name} ORDER BY 1, 2, 3, 4, 5, 6")
+            for name, table in TABLES.items()
+        }
+
+
+@pytest.fixture
+def drop(tmp_path: Path) -> Path:
+    (tmp_path / "drop").mkdir()
+    return tmp_path / "drop"
+
+
+def write(drop: Path, path: str, content: str | bytes | list[str]) -> Path:
+    """A file of the drop folder; lines get line feeds, and names in .gz are compressed."""
+    file = drop / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, list):
+        content = "\n".join(content) + "\n"
+    if isinstance(content, str):
+        content = content.encode()
+    if path.endswith(".gz"):
+        content = gzip.compress(content)
+    file.write_bytes(content)
+    return file
+
+
+def counts(result: LoadResult | FileResult) -> tuple[int, int, int, int]:
+    """Rows read, loaded, duplicate, rejected."""
+    files = result.files if isinstance(result, LoadResult) else [result]
+    return tuple(sum(getattr(f, name) for f in files) for name in ("read", "loaded", "duplicate", "rejected"))  # type: ignore[return-value]
+
+
+# What loads -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_with_all_tables(landing: Landing, drop: Path) -> None:
+    rows = {
+        "customers": "customer_id,email,full_name,country_code,created_at,updated_at\n00123,a@b.c,A B, de ,2011-01-01,2011-01-02\n",
+        "products": "product_id,product_name,category,brand,list_price,unit_cost,updated_at\np1,n,c,b,19.99,-7,2011-01-02\n",
+        "orders": f"{ORDERS}\n{ORDER}\n",
+        "order_items": f"{ITEMS}\n{ITEM}\n",
+        "refunds": (
+            "refund_id,order_id,line_number,customer_id,product_id,quantity,amount,reason,refunded_at,updated_at\n"
+            "r1,o1,1.0,,,,7,,2011-01-03 10:00+02:00,2011-01-03\n"
+        ),
+        "tickets": (
+            "ticket_id,customer_id,order_id,channel,priority,category,status,created_at,updated_at\n"
+            "t1,c1,o1,mail,high,late, Open ,2011-01-04,2011-01-04\n"
+        ),
+        "ticket_events": (
+            "event_id,ticket_id,event_type,actor_type,actor_id,occurred_at\n"
+            "e1,t1,AGENT_REPLY,agent,a7,2011-01-04T00:00:00.123456-0530\n"
+        ),
+    }
+    for table, content in rows.items():
+        write(drop, f"2011-01-04/{table}.csv", content)
+    result = load(drop)
+    assert not result.refused
+    assert result.exit_code == 0
+    assert [file.warnings for file in result.files] == [[]] * 7
+    assert counts(result) == (7, 7, 0, 0)
+
+    def day(d: int, *clock: int) -> datetime:
+        return datetime(2011, 1, d, *clock, tzinfo=UTC)
+
+    assert landing.everything() == {
+        "customers": [("00123", "a@b.c", "A B", "DE", day(1), day(2), False)],
+        "products": [("p1", "n", "c", "b", Decimal("19.99"), Decimal(-7), day(2), False)],
+        "orders": [("o1", "c1", "placed", "EUR", Decimal("4.9"), day(2, 3, 4, 5), day(2, 3, 4, 5), False)],
+        "order_items": [
+            ("o1", 1, "p1", Decimal(2), Decimal("19.99"), Decimal("1.5"), Decimal("3.8"), day(2), False)
+        ],
+        "refunds": [("r1", "o1", 1, None, None, None, Decimal(7), None, day(3, 8), day(3), False)],
+        "tickets": [("t1", "c1", "o1", "mail", "high", "late", "open", day(4), day(4), False)],
+        "ticket_events": [("e1", "t1", "agent_reply", "agent", "a7", day(4, 5, 30, 0, 123456), False)],
+    }
+    batches = landing.all("SELECT batch_id, batch_name, loaded_at, drop_folder, loaded_by FROM landing.batches")
+    [(batch_id, name, loaded_at, folder, login)] = batches
+    assert (name, folder, login) == ("2011-01-04", str(drop), "loader")
+    for table in TABLES:
+        technical = landing.all(
+            f"SELECT _batch_id, _loaded_at, _source_file, _row_number FROM landing.{table}"
+        )
+        assert technical == [(batch_id, loaded_at, f"2011-01-04/{table}.csv", 2)]
+    assert landing.all("SELECT DISTINCT status, rows_read, rows_loaded, error FROM landing.files") == [("loaded", 1, 1, None)]
+
+
+def test_columns_in_any_order_unknown_ones_left_out_and_said(landing: Landing, drop: Path) -> None:
+    write(drop, "b/products.csv", ["x;y, Updated_At ,PRODUCT_ID,\x1b[31m", "1,2011-01-02,p1,2"])
+    [file] = load(drop).files
+    assert landing.all("SELECT product_id, product_name FROM landing.products") == [("p1", None)]
+    assert file.warnings == ["columns outside the contract, left out: x;y, \\x1b[31m"]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("quote", [True, False])
+def test_line_endings_byte_order_mark_and_empty_lines(
+    landing: Landing, drop: Path, ending: str, last: bool, quote: bool
+) -> None:
+    lines = [PRODUCTS, "p1,one,2011-01-01", "", '"p2","t\nwo",2011-01-01' if quote else "p2,two,2011-01-01", "", "p3,x,y"]
+    write(drop, "b/products.csv", "\ufeff" + ending.join(lines) + (ending if last else ""))
+    load(drop)
+    rows = landing.all("SELECT product_id, product_name, _row_number FROM landing.products ORDER BY 1")
+    assert rows == [("p1", "one", 2), ("p2", "t\nwo" if quote else "two", 4)]
+    assert landing.rejects() == [(7 if quote else 6, "updated_at", "y", "not an ISO 8601 timestamp")]
+
+
+TRAPS = [
+    "\\N", "NULL", "null", "\\.", "\\", "\\\\n", "a\nb", "a\r\nb", "\n\\.\n", "\t", "a\tb", " padded ", "00123",
+    "😀", "a\u2028b", "\x0b\x0c\x1c\x85", "=cmd|' /C calc'!A0", "'; DROP TABLE landing.orders;--", '"', 'a "quoted" b',
+    "a,b", "é", "\x1b[31m", "\x7f", "1e3", "NaN", "infinity", "\ufeff", "x" * 100_000,
+]  # fmt: skip
+
+
+def csv_line(*values: str) -> str:
+    return ",".join('"' + value.replace('"', '""') + '"' for value in values)
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_text_survives_unchanged(landing: Landing, drop: Path, kind: str) -> None:
+    if kind == "parquet":
+        parquet(drop / "b/products.parquet", product_id=TRAPS, product_name=TRAPS, updated_at=["2011-01-02"] * len(TRAPS))
+        expected = list(enumerate(TRAPS, 1))
+    else:
+        write(drop, f"b/products.{kind}", [PRODUCTS, *(csv_line(trap, trap, "2011-01-02") for trap in TRAPS)])
+        numbers = [2 + sum(1 + 2 * trap.count("\n") for trap in TRAPS[:i]) for i in range(len(TRAPS))]
+        expected = list(zip(numbers, TRAPS, strict=True))
+    assert not load(drop).refused
+    rows = landing.all("SELECT _row_number, product_id, product_name FROM landing.products ORDER BY 1")
+    assert rows == [(number, trap, trap) for number, trap in expected if trap != "\t"]
+    # A key of blanks alone is no key.
+    assert landing.rejects() == [(number, "product_id", trap, "missing") for number, trap in expected if trap == "\t"]
+
+
+TEXTS = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20), min_size=1, max_size=50
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS, kind=st.sampled_from(["csv", "csv.gz", "parquet"]))
+def test_any_text_survives(landing: Landing, tmp_path_factory: pytest.TempPathFactory, texts: list[str], kind: str) -> None:
+    drop = tmp_path_factory.mktemp("drop")
+    keys = [f"k{i}" for i in range(len(texts))]
+    if kind == "parquet":
+        parquet(drop / "b/products.parquet", product_id=keys, product_name=texts, updated_at=["2011-01-02"] * len(keys))
+    else:
+        lines = [csv_line(key, text, "2011-01-02") for key, text in zip(keys, texts, strict=True)]
+        write(drop, f"b/products.{kind}", [PRODUCTS, *lines])
+    landing.clear()
+    load(drop)
+    assert dict(landing.all("SELECT product_id, coalesce(product_name, '') FROM landing.products")) == dict(
+        zip(keys, texts, strict=True)
+    )
+
+
+def test_empty_is_null_quoted_or_not(landing: Landing, drop: Path) -> None:
+    write(drop, "a/products.csv", [PRODUCTS, "p1,,2011-01-02", 'p2,"",2011-01-02'])
+    parquet(drop / "b/products.parquet", product_id=["p3", "p4"], product_name=["", None], updated_at=["2011-01-02"] * 2)
+    load(drop)
+    assert landing.all("SELECT DISTINCT product_name FROM landing.products") == [(None,)]
+    assert landing.count("products") == 4
+
+
+def parquet(path: Path, **columns: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect() as db:
+        unnested = ", ".join(f'unnest(${name}) AS "{name}"' for name in columns)
+        db.execute(f"COPY (SELECT {unnested}) TO '{path}' (FORMAT parquet)", columns)
+
+
+def test_parquet_types(landing: Landing, drop: Path) -> None:
+    (drop / "b").mkdir()
+    target = drop / "b" / "order_items.parquet"
+    with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")
+        db.execute(
+            f"""
+            COPY (
+              SELECT 7 AS order_id, i AS line_number, 'p' AS product_id, 2.5::DOUBLE AS quantity,
+                19.99::DECIMAL(9, 2) AS gross_amount, NULL::DOUBLE AS discount_amount, i = 3 AS _deleted,
+                if(i = 2, '2262-01-01', '2011-01-02 03:04:05')::TIMESTAMP_NS AS updated_at
+              FROM range(1, 4) AS t (i)
+            ) TO '{target}' (FORMAT parquet)
+            """
+        )
+    assert counts(load(drop)) == (3, 2, 0, 1)
+    rows = landing.all("SELECT order_id, line_number, quantity, gross_amount, _deleted, updated_at FROM landing.order_items")
+    at = datetime(2011, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert rows == [("7", n, Decimal("2.5"), Decimal("19.99"), n == 3, at) for n in (1, 3)]
+    assert landing.rejects() == [(2, "updated_at", "2262-01-01 00:00:00", "more than a day after the load")]
+
+
+@pytest.mark.parametrize("expression", ["1.0::DOUBLE", "['a']", "{'a': 1}", "MAP {'a': 1}"])
+def test_parquet_types_that_are_not_exact_as_text(landing: Landing, drop: Path, expression: str) -> None:
+    (drop / "b").mkdir()
+    target = drop / "b" / "products.parquet"
+    duckdb.execute(f"COPY (SELECT {expression} AS product_id, '2011-01-01' AS updated_at) TO '{target}' (FORMAT parquet)")
+    [refused] = load(drop).refused
+    assert "column product_id has the type" in str(refused.error)
+
+
+def test_parquet_nul_characters_are_rejected(landing: Landing, drop: Path) -> None:
+    parquet(drop / "b/products.parquet", product_id=["a\0b", "c"], updated_at=["2011-01-01"] * 2)
+    load(drop)
+    assert landing.rejects() == [(1, None, None, "holds a NUL character")]
+    assert landing.count("products") == 1
+
+
+@pytest.mark.parametrize("given_", ["true", "T", "1", " yes "])
+def test_a_deleted_row_needs_only_its_key_and_clock(landing: Landing, drop: Path, given_: str) -> None:
+    write(drop, "b/order_items.csv", [f"{ITEMS},_deleted", f"o1,1,,-1,x,,,2011-01-02,{given_}"])
+    write(drop, "b/ticket_events.csv", ["event_id,ticket_id,event_type,occurred_at,_deleted", f"e1,,,2011-01-02,{given_}"])
+    assert counts(load(drop)) == (2, 2, 0, 0)
+    assert landing.all("SELECT order_id, gross_amount, _deleted FROM landing.order_items") == [("o1", None, True)]
+    assert landing.one("SELECT _deleted FROM landing.ticket_events")
+
+
+# What is rejected -----------------------------------------------------------------------------------------------------
+
+TOMORROW = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
+IN_TWO_DAYS = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+
+# Column, value, reason; None: it loads.
+TIMES: list[tuple[str, str | None]] = [
+    *((text, None) for text in (
+        "2011-01-02", "2011-01-02T03:04", "2011-01-02 03:04:05", "2011-01-02T03:04:05.123456", "2011-01-02T03:04Z",
+        "2011-01-02T03:04:05+05:45", "2011-01-02T03:04:05-0800", "2011-01-02T03:04:05+02", " 2011-01-02T03:04:05Z ",
+        "2011-01-02T03:04:05.123456000Z", "2012-02-29", "1900-01-01", TOMORROW, " 2011-01-02 ",
+    )),
+    *((text, "not a date") for text in ("2011-02-30", "2011-13-01", "2011-02-29T10:00:00", "2011-00-10")),
+    *((text, "not an ISO 8601 timestamp") for text in (
+        "now", "today", "infinity", "-infinity", "epoch", "01/02/2011", "20110102", "2011-1-2", "2011-01-02T24:00:00",
+        "2011-01-02T23:59:60", "2011-01-02T03", "2011-01-02T03:04:05.1234567", "2011-01-02 03:04:05 Europe/Berlin",
+        "2011-01-02 BC", "1293937445", "2011-01-02T03:04:05+99:00", "2011-01-02Z", "2011-01-02 03:04:05\\n", "NULL",
+        "2011-01-02T03:04:05z\u00a0", "12011-01-02",
+    )),
+    ("", "missing"), ("  ", "missing"), ("0001-01-01", "before 1900-01-01"), ("1899-12-31T23:59:59Z", "before 1900-01-01"),
+    ("9999-12-31", "more than a day after the load"), (IN_TWO_DAYS, "more than a day after the load"),
+]  # fmt: skip
+NUMBERS: list[tuple[str, str | None]] = [
+    *((text, None) for text in ("0", "1.5", "+1", " 7.25 ", "007.5", "1.23450000", "99999999999999.9999", "1.")[:-1]),
+    *((text, "not a number") for text in (
+        "NaN", "nan", "Infinity", "inf", "1e3", "1E3", "12,50", "1_000", "0x1A", "one", ".5", "5.", "--1", "1 000", "$5",
+        "１", "1\t", "NULL", "-", "+",
+    )),
+    *((text, "more than 4 decimals") for text in ("1.00005", "0.123456789")),
+    *((text, "out of range") for text in ("100000000000000", "1" * 300)),
+    ("-0.01", "less than 0"), ("", "missing"), (" ", "missing"),
+]  # fmt: skip
+CASES: list[tuple[str, str, str, list[tuple[str, str | None]]]] = [
+    ("orders", "updated_at", f"{ORDERS}", TIMES),
+    ("order_items", "gross_amount", f"{ITEMS}", NUMBERS),
+    ("order_items", "quantity", ITEMS, [("0", "not more than 0"), ("-1", "not more than 0"), ("0.0001", None)]),
+    ("order_items", "discount_amount", ITEMS, [("19.99", None), ("20", "more than gross_amount"), ("-1", "less than 0")]),
+    ("order_items", "line_number", ITEMS, [
+        ("2", None), (" 3.0 ", None), ("1.5", "not a whole number"), ("3000000000", "out of range"), ("", "missing"),
+        ("x", "not a whole number"), ("-1", None),
+    ]),
+    ("order_items", "order_id", ITEMS, [("", "missing"), ("  ", "missing"), (" a ", None)]),
+    ("orders", "status", ORDERS, [
+        (" DELIVERED ", None), ("done", "not one of placed, shipped, delivered, cancelled"), ("", "missing"), (" ", "missing"),
+    ]),
+    ("orders", "currency", ORDERS, [
+        (" usd ", None), ("US", "not 3 letters"), ("US1", "not 3 letters"), ("€UR", "not 3 letters"), ("", "missing"),
+        ("ﬁx", "not 3 letters"), ("EURO", "not 3 letters"),
+    ]),
+    ("orders", "ordered_at", ORDERS, [("2011-02-30", "not a date"), (IN_TWO_DAYS, "more than a day after the load")]),
+    ("orders", "shipping_amount", ORDERS, [("-1", None), ("", None), ("x", "not a number")]),
+    ("orders", "_deleted", f"{ORDERS},_deleted", [
+        ("", None), ("no", None), ("F", None), ("maybe", "not true or false"), ("2", "not true or false"),
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "column", "header", "values"), CASES, ids=[f"{c[0]}.{c[1]}" for c in CASES])
+@pytest.mark.parametrize("quoted", [True, False], ids=["parsed", "plain"])
+def test_each_reject_is_reported_with_line_column_value_and_reason(
+    landing: Landing,
+    drop: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    table: str,
+    column: str,
+    header: str,
+    values: list[tuple[str, str | None]],
+    quoted: bool,
+) -> None:
+    monkeypatch.setattr(loader, "settings", lambda: type("Lenient", (), {"max_reject_share": 1}))
+    good = dict(zip(header.split(","), [*(ORDER if table == "orders" else ITEM).split(","), ""], strict=False))
+    lines, expected = [header], []
+    number = 1
+    for i, (value, reason) in enumerate(values):
+        record = good | ({} if column == "order_id" else {"order_id": f"k{i}"}) | {column: value}
+        if column == "gross_amount":
+            record["discount_amount"] = "0"
+        if quoted:
+            record["order_id"] = record["order_id"] and f"{record['order_id']}\n"  # the record takes two lines
+        lines.append(csv_line(*record.values()) if quoted or "," in value else ",".join(record.values()))
+        number += 1
+        if reason:
+            expected.append((number, column, (record[column] or None), reason))
+        number += quoted and "\n" in record["order_id"]
+    write(drop, f"b/{table}.csv", lines)
+    result = load(drop)
+    assert landing.rejects() == [
+        (line, name, value and value[:200], reason) for line, name, value, reason in expected
+    ]
+    assert counts(result) == (len(values), len(values) - len(expected), 0, len(expected))
+    if expected:
+        line, name, value, reason = expected[0]
+        shown = "" if value is None else f" '{loader._excerpt(value, 60)}'"
+        rows = "1 row" if len(expected) == 1 else f"{len(expected)} rows"
+        assert result.files[0].warnings == [
+            f"{rows} rejected; first: line {line}, {name}{shown}: {reason}; all in landing.rejects"
+        ]
+
+
+def test_the_first_column_at_fault_is_the_one_reported(landing: Landing, drop: Path) -> None:
+    write(drop, "b/orders.csv", [ORDERS, ORDER, ",,x,y,z,now,now", "o2,,x,y,z,now,now", "o3,,placed,EUR,,now,now"])
+    load(drop).print_summary()
+    assert landing.rejects() == []  # 3 of 4 is over the limit
+    write(drop, "b/orders.csv", [ORDERS, *[f"g{i}{ORDER}" for i in range(9)], ",,x,y,z,now,now", "o2,,x,y,z,now,now"])
+    load(drop)
+    assert [row[1] for row in landing.rejects()] == ["order_id", "status"]
+
+
+STRUCTURE: list[tuple[bytes, list[tuple[int, str]]]] = [
+    (b"p1,a\np2,b,2011-01-01", [(2, "2 values under a header of 3")]),
+    (b"p1,a,2011-01-01,x\n", [(2, "4 values under a header of 3")]),
+    (b"p1,caf\xe9,2011-01-01\n", [(2, "not UTF-8")]),
+    (b"p1,\xed\xa0\x80,2011-01-01\n", [(2, "not UTF-8")]),  # half a surrogate pair
+    (b'p1,"a"b,2011-01-01\np2,x,2011-01-01\n', [(2, "a quote inside a quoted value")]),
+    (b'p1,"a\nb"c,2011-01-01\np2,x,2011-01-01\n', [(2, "a quote inside a quoted value (the record goes to line 3)")]),
+    (b"p1,a\rb,2011-01-01\n", [(2, "a carriage return without a line feed outside of quotes")]),
+    (b"p1," + b"x" * 1_100_000 + b",2011-01-01\n", [(2, "longer than 1 MiB")]),
+    (b"p1," + b"x" * 9_000_000 + b",2011-01-01\np2,\xe9,2011-01-01\n", [(2, "longer than 1 MiB"), (3, "not UTF-8")]),
+    (b"   \n\n\np1;a;2011-01-01\n", [(2, "1 values under a header of 3"), (5, "1 values under a header of 3")]),
+    (b"\\.\n", [(2, "1 values under a header of 3")]),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), STRUCTURE, ids=[str(i) for i in range(len(STRUCTURE))])
+def test_records_that_are_wrong_as_a_whole(
+    landing: Landing, drop: Path, content: bytes, expected: list[tuple[int, str]]
+) -> None:
+    good = b"".join(b"g%d,x,2011-01-01\n" % i for i in range(20))
+    write(drop, "b/products.csv", PRODUCTS.encode() + b"\n" + content.rstrip(b"\n") + b"\n" + good)
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(loader, "settings", lambda: type("Lenient", (), {"max_reject_share": 1}))
+    with monkey.context():
+        result = load(drop)
+    monkey.undo()
+    assert not result.refused
+    assert [(row[0], row[3]) for row in landing.rejects()][: len(expected)] == expected
+    assert landing.one("SELECT count(*) FROM landing.products WHERE product_id LIKE 'g%%'") == 20
+    read, loaded, duplicate, rejected = counts(result)
+    assert read == loaded + duplicate + rejected
