@@ -16,9 +16,7 @@ class DecimalsSized(Rule):
             if _unsized(kind):
                 faults.append(f"column {name} is a DECIMAL of no size: cast it to DECIMAL(precision, scale)")
             elif kind.this in _sql.FLOATS:
-                faults.append(
-                    f"column {name} becomes a {kind.this.value}: cast it to DECIMAL(precision, scale)"
-                )
+                faults.append(f"column {name} becomes a {kind.this.value}: cast it to DECIMAL(precision, scale)")
         query = _sql.query(model)
         for cast in query.find_all(exp.Cast) if query else ():
             if _unsized(cast.to):

@@ -16,8 +16,6 @@ class DescriptionComplete(Rule):
             violations.append(self.violation('the description must begin with "One row per …"'))
         if model.schema_name in ("marts", "ml") and not re.search(r"\bAnswers: \S", description):
             violations.append(
-                self.violation(
-                    'the description must say "Answers: …", the questions that people bring to this table'
-                )
+                self.violation('the description must say "Answers: …", the questions that people bring to this table')
             )
         return violations

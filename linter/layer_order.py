@@ -19,9 +19,7 @@ class LayerOrder(Rule):
         if model.kind.is_external or layer not in READS:  # another layer is a fault of NameMatchesPath
             return None
         allowed = READS[layer]
-        tables = sorted(
-            (exp.to_table(name) for name in model.depends_on or ()), key=lambda table: table.sql()
-        )
+        tables = sorted((exp.to_table(name) for name in model.depends_on or ()), key=lambda table: table.sql())
         return [
             self.violation(
                 f"{layer} reads {table.db}.{table.name}: "

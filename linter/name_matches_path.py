@@ -24,6 +24,4 @@ class NameMatchesPath(Rule):
         expected = f"{path.parts[0]}.{path.stem}"
         if model.name == expected:
             return None
-        return self.violation(
-            f"{model.name} lies in models/{path.as_posix()}: name it {expected}, or move the file"
-        )
+        return self.violation(f"{model.name} lies in models/{path.as_posix()}: name it {expected}, or move the file")

@@ -13,8 +13,8 @@ def create_index(evaluator: MacroEvaluator, *columns: exp.Expr, unique: exp.Expr
 
     @create_index(order_id, unique := TRUE); @create_index(customer_id, order_date)
 
-    The name is a hash of table and columns: a fixed name with IF NOT EXISTS leaves the next version of the table without
-    it. An index that exists is found without a lock, so that concurrent batches cannot wait for each other.
+    The name holds a hash of table and columns: a fixed name with IF NOT EXISTS leaves the next version of the table
+    without it. An index that exists is found without a lock, so that concurrent batches cannot wait for each other.
 
     Example:
         >>> from macros.create_index import index_name
@@ -29,8 +29,10 @@ def create_index(evaluator: MacroEvaluator, *columns: exp.Expr, unique: exp.Expr
     table = exp.to_table(evaluator.locals["this_model"], dialect=evaluator.dialect)
     index = exp.to_identifier(index_name(table.name, names), quoted=True)
     target = exp.table_(table.this, db=table.args.get("db"))
-    found = exp.select("1").from_("pg_indexes").where(
-        exp.column("schemaname").eq(table.db), exp.column("indexname").eq(index.name)
+    found = (
+        exp.select("1")
+        .from_("pg_indexes")
+        .where(exp.column("schemaname").eq(table.db), exp.column("indexname").eq(index.name))
     )
     adapter = evaluator.engine_adapter
     if not adapter.table_exists(table) or adapter.fetchone(found) is not None:

@@ -19,19 +19,22 @@ CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS d (n)
 CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS e (n)
 WHERE CAST(:start AS DATE) + (a.n + 10 * b.n + 100 * c.n + 1000 * d.n + 10000 * e.n) <= CAST(:end AS DATE)
 """
-PERIODS = "SELECT DISTINCT CAST(DATE_TRUNC(:grain, CAST(date_day AS TIMESTAMP)) AS DATE) AS {name} FROM ({days}) AS days"
+PERIODS = (
+    "SELECT DISTINCT CAST(DATE_TRUNC(:grain, CAST(date_day AS TIMESTAMP)) AS DATE) AS {name} FROM ({days}) AS days"
+)
 
 
 @macro()
 def date_spine(evaluator: MacroEvaluator, start: exp.Expr, end: exp.Expr, grain: exp.Expr) -> exp.Expr:
-    """Every day, week, month or quarter that has a day in [start, end], once, by its first day; for `FROM (@date_spine(...)) AS days`.
+    """Every day, week, month or quarter that has a day in [start, end], once, by its first day.
 
-    One DATE column: date_day, date_week (Mondays), date_month or date_quarter. No rows where start is after end or either is
-    NULL. SQLMesh's built-in of this name does not run on Spark (docs/decisions/0003-date-spine.md).
+    For `FROM (@date_spine(...)) AS days`. One DATE column: date_day, date_week (Mondays), date_month or date_quarter. No
+    rows where start is after end or either is NULL. Why not SQLMesh's own: docs/decisions/0003-date-spine.md.
 
     Example:
         >>> from macros.date_spine import date_spine
-        >>> months = date_spine(MacroEvaluator(), *(exp.Literal.string(s) for s in ("2017-01-31", "2017-03-01", "month")))
+        >>> arguments = (exp.Literal.string(text) for text in ("2017-01-31", "2017-03-01", "month"))
+        >>> months = date_spine(MacroEvaluator(), *arguments)
         >>> import duckdb; print([str(row[0]) for row in duckdb.sql(f"{months.sql('duckdb')} ORDER BY 1").fetchall()])
         ['2017-01-01', '2017-02-01', '2017-03-01']
     """
@@ -41,6 +44,4 @@ def date_spine(evaluator: MacroEvaluator, start: exp.Expr, end: exp.Expr, grain:
     if grain.name != "day":
         days = PERIODS.format(name=f"date_{grain.name}", days=DAYS)
     query = parse_one(days, dialect="postgres")
-    return exp.replace_placeholders(
-        query, start=start.copy(), end=end.copy(), grain=exp.Literal.string(grain.name)
-    )
+    return exp.replace_placeholders(query, start=start.copy(), end=end.copy(), grain=exp.Literal.string(grain.name))

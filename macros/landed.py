@@ -10,9 +10,9 @@ from macros.loaded import instant, recorded_intervals
 def landed(evaluator: MacroEvaluator) -> exp.Expr:
     """Rows that had landed by the end of this run: `_loaded_at <= ...`.
 
-    What is loaded while a run is at work belongs to the next one; so all tables of a run show the same moment, and an order
-    that moves meanwhile is not gone from its old day before it is there on the new one. A restatement of a past interval
-    still sees what later runs have seen. Vanishes in unit tests, whose rows need no `_loaded_at`.
+    What is loaded while a run is at work belongs to the next one; so all tables of a run show the same moment, and an
+    order that moves meanwhile is not gone from its old day before it is there on the new one. A restatement of a past
+    interval still sees what later runs have seen. Vanishes in unit tests, whose rows need no `_loaded_at`.
 
     Example:
         >>> from macros.landed import landed

@@ -28,7 +28,7 @@ def loaded(evaluator: MacroEvaluator) -> exp.Expr:
 
 
 def recorded_intervals(evaluator: MacroEvaluator) -> list[tuple[int, int]]:
-    """What SQLMesh has recorded as done for the table at hand: (start, end) in milliseconds since 1970, end exclusive."""
+    """What SQLMesh has recorded as done for the table at hand: (start, end) in ms since 1970, end exclusive."""
     snapshot = evaluator.locals.get("snapshot")
     if snapshot is None:
         return []

@@ -18,10 +18,10 @@ def percentile_agg(
         >>> from macros.percentile_agg import percentile_agg
         >>> evaluator = MacroEvaluator(dialect="postgres")
         >>> evaluator.locals["__sqlmesh__vars__"] = {"engine": "postgres"}
-        >>> for e in percentile_agg(evaluator, exp.column("minutes"), exp.convert([0.5, 0.9]), exp.column("reply_minutes")):
+        >>> for e in percentile_agg(evaluator, exp.column("v"), exp.convert([0.5, 0.9]), exp.column("reply")):
         ...     print(e.sql("postgres"))
-        CAST(PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY CAST(minutes AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_minutes_p50
-        CAST(PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY CAST(minutes AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_minutes_p90
+        CAST(PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY CAST(v AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_p50
+        CAST(PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY CAST(v AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_p90
     """
     require_engine(evaluator, "percentile_agg", "postgres", "duckdb")
     if not isinstance(levels, exp.Array | exp.Tuple) or not levels.expressions:

@@ -7,12 +7,11 @@ STORED_STAGES = ("creating", "evaluating")
 
 @macro()
 def touched(evaluator: MacroEvaluator, column: exp.Column, key: exp.Column | None = None) -> exp.Expr:
-    """Keep the rows whose key a load has touched: `column IN (SELECT key FROM touched)`; TRUE where the table is empty or new.
+    """Keep the rows whose key a load has touched: `column IN (SELECT key FROM touched)`; TRUE where the table is empty.
 
-    The model's first CTE is named `touched` and lists those keys. `key` is their name there, where `column` has another.
-    Recomputing everything into an empty table is right and
-    far cheaper than asking for each key, so the filter vanishes there; it also vanishes in unit tests, which test the CTE
-    by itself.
+    The model's first CTE is named `touched` and lists those keys. `key` is their name there, where `column` has
+    another. Recomputing everything into an empty table is right and far cheaper than asking for each key, so the filter
+    vanishes there; it also vanishes in unit tests, which test the CTE by itself.
 
     Example:
         >>> from macros.touched import touched

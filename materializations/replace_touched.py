@@ -11,9 +11,11 @@ TOUCHED = "touched"
 
 
 class ReplaceTouched(CustomMaterialization[CustomKind]):
-    """The query of such a model starts with the CTE `touched`, the keys to replace, and filters its sources by
-    `@touched(key)`. Rows of touched keys are deleted and the recomputed ones inserted, so a key that has no rows any more
-    disappears. Where the filter is absent (see macros/touched.py: the table is empty or new) everything is inserted plainly.
+    """Replaces the rows of the keys that its query's first CTE, `touched`, lists.
+
+    The query filters its sources by `@touched(key)`. Rows of touched keys are deleted and the recomputed ones inserted,
+    so a key that has no rows any more disappears. Where the filter is absent, because the table is empty or new
+    (macros/touched.py), everything is inserted plainly.
     """
 
     NAME = "replace_touched"
@@ -45,7 +47,5 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         key_column = exp.column(key.name, quoted=True)
         with self.adapter.transaction(), self.adapter.temp_table(touched.this, name=table_name) as keys:
             touched.set("this", exp.select(key_column).from_(keys))
-            self.adapter.delete_from(
-                table_name, key_column.isin(query=exp.select(key_column).from_(keys))
-            )
+            self.adapter.delete_from(table_name, key_column.isin(query=exp.select(key_column).from_(keys)))
             self.adapter.insert_append(table_name, query, target_columns_to_types=columns)

@@ -105,10 +105,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
     ) -> list[SourceQuery]:
         if isinstance(query_or_df, pd.DataFrame) and query_or_df.empty and target_columns_to_types:
             nothing = exp.select(
-                *(
-                    exp.cast(exp.null(), dtype).as_(name, quoted=True)
-                    for name, dtype in target_columns_to_types.items()
-                )
+                *(exp.cast(exp.null(), dtype).as_(name, quoted=True) for name, dtype in target_columns_to_types.items())
             ).where(exp.false())
             return [SourceQuery(query_factory=lambda: nothing)]
         return super()._get_source_queries(query_or_df, target_columns_to_types, target_table, **kwargs)
@@ -130,9 +127,9 @@ class WarehouseAdapter(PostgresEngineAdapter):
             if not copied:
                 self._copy(df, temp_table, types)
                 copied = True
-            return exp.select(
-                *self._casted_columns(target_columns_to_types, source_columns=source_columns)
-            ).from_(temp_table)
+            return exp.select(*self._casted_columns(target_columns_to_types, source_columns=source_columns)).from_(
+                temp_table
+            )
 
         return [SourceQuery(query_factory=query_factory, cleanup_func=lambda: self.drop_table(temp_table))]
 
@@ -147,7 +144,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
                 self.cursor.copy_expert(statement, io.StringIO(lines))
 
     def create_view(self, view_name: Any, query_or_df: Any, *args: Any, **kwargs: Any) -> None:
-        """CREATE OR REPLACE VIEW where PostgreSQL allows it, else DROP ... CASCADE with the names of what goes along."""
+        """CREATE OR REPLACE VIEW where PostgreSQL allows it, else DROP ... CASCADE that names what goes along."""
         if not kwargs.get("replace", True) or kwargs.get("materialized"):
             super().create_view(view_name, query_or_df, *args, **kwargs)
             return
@@ -209,7 +206,8 @@ class WarehouseConnection(PostgresConnectionConfig):
 def _connect(**kwargs: Any) -> connection:
     export_environment()  # SQLMesh takes back what config.py puts into the environment, and libpq needs it here
     try:
-        return psycopg2.connect(**kwargs)
+        made: connection = psycopg2.connect(**kwargs)
+        return made
     except psycopg2.OperationalError as error:
         raise SQLMeshError(str(explain(error, kwargs["user"], kwargs["database"]))) from None
 

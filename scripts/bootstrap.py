@@ -142,8 +142,6 @@ def _check_without_admin(refusal: WarehouseError) -> None:
     ]
     raise WarehouseError(
         f"the set-up is not complete ({lacking}), and {refusal.what}",
-        "\n  ".join(
-            ["set WAREHOUSE_ADMIN to a login with CREATEROLE and CREATEDB, or let a DBA run:", *steps]
-        ),
+        "\n  ".join(["set WAREHOUSE_ADMIN to a login with CREATEROLE and CREATEDB, or let a DBA run:", *steps]),
         refusal.code,
     )

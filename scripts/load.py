@@ -157,7 +157,7 @@ def load(drop: Path) -> LoadResult:
                     result.files += loader.load_batch(drop, name, paths)
                 if result.loaded >= ANALYZE_FROM:
                     cur.execute("SELECT landing.analyze()")
-    except psycopg2.OperationalError as error:
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise WarehouseError(
             f"the server failed during the load: {str(error).strip()}",
             "every batch is whole in landing or absent: look after the server, then load again",

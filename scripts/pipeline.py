@@ -1,4 +1,4 @@
-"""The work of the warehouse through SQLMesh: build prod, deploy a change, run what is missing. One process, one start."""
+"""The work of the warehouse through SQLMesh: build prod, deploy a change, run what is missing; in one process."""
 
 import contextlib
 import logging
@@ -50,7 +50,8 @@ def init() -> None:
 def deploy(skip_tests: bool = False) -> None:
     """Bring prod to the code in this folder and up to now. Asks first when a person is there to answer.
 
-    The unit tests must pass, unless there is nothing to protect yet. Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
+    The unit tests must pass, unless there is nothing to protect yet. Raises WarehouseError when a test, a check or a
+    model fails; prod then is what it was.
     """
     with _sqlmesh("the plan for prod was not made"):
         is_deployed = not context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
@@ -74,8 +75,8 @@ def deploy(skip_tests: bool = False) -> None:
 def refresh(drop: Path | None = None) -> None:
     """The scheduled job: load what is in `drop`, then bring every model of prod up to now.
 
-    Raises WarehouseError: INPUT_REFUSED when a file was refused (the rest is loaded and run all the same), DATA_QUALITY when
-    a check failed, LOCKED when another run is at work.
+    Raises WarehouseError: INPUT_REFUSED when a file was refused (the rest is loaded and run all the same), DATA_QUALITY
+    when a check failed, LOCKED when another run is at work.
     """
     refused = None
     if drop is not None:
@@ -140,9 +141,7 @@ def run_sample() -> None:
 def _refuse_other_data(drop: Path) -> None:
     """The sample goes into a warehouse of its own."""
     with contextlib.closing(connect("loader")) as session, session.cursor() as cursor:
-        cursor.execute(
-            "SELECT COUNT(*), COUNT(*) FILTER (WHERE drop_folder = %s) FROM landing.batches", [str(drop)]
-        )
+        cursor.execute("SELECT COUNT(*), COUNT(*) FILTER (WHERE drop_folder = %s) FROM landing.batches", [str(drop)])
         batches, samples = cursor.fetchone() or (0, 0)
     if batches and not samples:
         raise WarehouseError(

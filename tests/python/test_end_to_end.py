@@ -162,7 +162,9 @@ def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path
     assert warehouse.differences(tmp_path) == {}
     rate = oracle.rate("EUR", "USD", (START + timedelta(days=0.5)).date())
     assert rate is not None
-    net_sales, orders = warehouse.read("SELECT net_sales, orders FROM marts.daily_revenue WHERE order_date = '2026-03-06'")[0]
+    net_sales, orders = warehouse.read(
+        "SELECT net_sales, orders FROM marts.daily_revenue WHERE order_date = '2026-03-06'"
+    )[0]
     assert (net_sales, orders) == (round(rate * 11, 4) + 22_49 * rate / rate / 100 - 7, 2)
     assert warehouse.read("SELECT is_known FROM marts.dim_customers WHERE customer_id = 'C7'") == [(False,)]
 
@@ -178,7 +180,7 @@ class Shop:
     """Random changes to a small shop: few keys, so that they meet often."""
 
     def __init__(self, seed: int) -> None:
-        self.random, self.clock = random.Random(seed), 10.0  # noqa: S311
+        self.random, self.clock = random.Random(seed), 10.0
 
     def batch(self) -> dict[str, list[Row]]:
         """Some records of each kind: new, changed, moved, stale, doubled, deleted, before their parents, in any order."""
@@ -303,7 +305,9 @@ def test_a_second_run_at_the_same_time_is_refused(warehouse: Warehouse) -> None:
     pipeline.load(warehouse.drops)
     with closing(connect("sqlmesh_user", application_name="the other run")) as other, other.cursor() as cursor:
         cursor.execute("SELECT ops.acquire_run_lock(CLOCK_TIMESTAMP())")
-        with pytest.raises(WarehouseError, match="another sqlmesh plan or run is at work: pid .* the other run") as refusal:
+        with pytest.raises(
+            WarehouseError, match="another sqlmesh plan or run is at work: pid .* the other run"
+        ) as refusal:
             pipeline.run_missing()
         assert refusal.value.code == Exit.LOCKED
         plain = subprocess.run(
@@ -336,7 +340,9 @@ def test_analysts_views_survive_a_promotion(warehouse: Warehouse) -> None:
     model = pipeline.context().get_model("marts.daily_revenue", raise_if_missing=True)
     with closing(connect("postgres", "warehouse")) as admin, admin.cursor() as cursor:
         cursor.execute("CREATE SCHEMA own; GRANT USAGE, CREATE ON SCHEMA own TO analyst")
-        cursor.execute("SET ROLE analyst; CREATE VIEW own.best AS SELECT MAX(net_sales) AS best FROM marts.daily_revenue")
+        cursor.execute(
+            "SET ROLE analyst; CREATE VIEW own.best AS SELECT MAX(net_sales) AS best FROM marts.daily_revenue"
+        )
         admin.commit()
     pipeline.context().upsert_model(model, description=f"{model.description} Changed.")
     pipeline.deploy(skip_tests=True)

@@ -213,9 +213,7 @@ CASES = [
     Case(
         "layer_order",
         sql_model("staging.orders", query="SELECT order_id FROM landing.orders"),
-        sql_model(
-            "staging.orders", query="SELECT order_id FROM raw.orders JOIN seeds.order_statuses USING (s)"
-        ),
+        sql_model("staging.orders", query="SELECT order_id FROM raw.orders JOIN seeds.order_statuses USING (s)"),
         "staging reads landing.orders",
     ),
     Case(
@@ -258,9 +256,7 @@ CASES = [
     Case(
         "decimals_sized",
         sql_model(query="SELECT (amount::REAL * 2)::DECIMAL(18, 4) AS net_sales FROM staging.orders"),
-        sql_model(
-            "ml.scores", query="SELECT LN(amount::DOUBLE PRECISION)::DECIMAL(9, 6) AS x FROM staging.orders"
-        ),
+        sql_model("ml.scores", query="SELECT LN(amount::DOUBLE PRECISION)::DECIMAL(9, 6) AS x FROM staging.orders"),
         "money loses cents in it",
     ),
     Case("decimals_sized", python_model(columns="DOUBLE"), python_model(), "column score becomes a DOUBLE"),
@@ -346,9 +342,7 @@ def test_a_rule_tells_a_fault_from_its_correction(case: Case) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_is_silent_about_what_others_own(rule: str) -> None:
-    landing = create_external_model(
-        "landing." + 40 * "x", columns={"sold_at": "TIMESTAMP", "price": "DOUBLE"}
-    )
+    landing = create_external_model("landing." + 40 * "x", columns={"sold_at": "TIMESTAMP", "price": "DOUBLE"})
     assert lint(rule, landing) == ""
 
 
@@ -441,9 +435,7 @@ def test_sqlmesh_loads_the_rules_and_a_model_can_ignore_one(tmp_path: Path) -> N
         config=Config(
             gateways={"duckdb": GatewayConfig(connection=DuckDBConnectionConfig())},
             model_defaults=ModelDefaultsConfig(dialect="postgres"),
-            linter=LinterConfig(
-                enabled=True, rules={"ALL"}, ignored_rules={"nomissingaudits", "nomissingunittest"}
-            ),
+            linter=LinterConfig(enabled=True, rules={"ALL"}, ignored_rules={"nomissingaudits", "nomissingunittest"}),
         ),
     )
 

