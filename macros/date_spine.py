@@ -28,8 +28,8 @@ PERIODS = (
 def date_spine(evaluator: MacroEvaluator, start: exp.Expr, end: exp.Expr, grain: exp.Expr) -> exp.Expr:
     """Every day, week, month or quarter that has a day in [start, end], once, by its first day.
 
-    For `FROM (@date_spine(...)) AS days`. One DATE column: date_day, date_week (Mondays), date_month or date_quarter. No
-    rows where start is after end or either is NULL. Why not SQLMesh's own: docs/decisions/0003-date-spine.md.
+    For `FROM (@date_spine(...)) AS days`. One DATE column: date_day, date_week (Mondays), date_month or date_quarter.
+    No rows where start is after end or either is NULL. Why not SQLMesh's own: docs/decisions/0003-date-spine.md.
 
     Example:
         >>> from macros.date_spine import date_spine

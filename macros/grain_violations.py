@@ -9,8 +9,8 @@ from macros.engine import require_engine
 def grain_violations(evaluator: MacroEvaluator, columns: exp.Expr) -> exp.Expr:
     """The query of the audit grain_is_unique: rows mean that (columns) is not unique in the model.
 
-    PostgreSQL keeps the truth in a unique index, so it is enough, and far cheaper, to ask whether a valid one over exactly
-    these columns is there. Elsewhere the rows are counted.
+    PostgreSQL keeps the truth in a unique index, so it is enough, and far cheaper, to ask whether a valid one over
+    exactly these columns is there. Elsewhere the rows are counted.
     """
     engine = require_engine(evaluator, "grain_violations", "postgres", "duckdb")
     names = [column.name for column in columns.find_all(exp.Column)]
