@@ -60,7 +60,7 @@ plan: $(VENV)/runtime ## Show what your changes change, and build them in your o
 deploy: $(VENV)/runtime ## Bring prod to the code in this folder, and up to now.
 	@$(RUN) deploy
 
-check: $(VENV)/dev ## Format, lint, types, unit tests and the fast tests: before every commit.
+check: $(VENV)/dev $(VENV)/sample ## Format, lint, types, unit tests and the fast tests: before every commit.
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -m "not slow"

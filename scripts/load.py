@@ -642,10 +642,10 @@ def _parquet_sql(
     except duckdb.Error as error:
         raise _Refused(f"it is not a readable parquet file: {_first_line(error)}") from None
     positions = _match_header([row[0] for row in described], table, file)
-    texts = {column.name for column in table.columns if column.type == "text"}
+    are_text = {column.name for column in table.columns if column.type == "text"}
     for name, at in positions.items():
         type_ = described[at][1]
-        inexact = name in texts and type_ in ("FLOAT", "DOUBLE")  # the key 123 would become '123.0'
+        inexact = name in are_text and type_ in ("FLOAT", "DOUBLE")  # the key 123 would become '123.0'
         if inexact or type_.endswith("]") or type_.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
             raise _Refused(f"column {name} has the type {_excerpt(type_)}: make it text")
     texts = {name: f"nullif(CAST(c{at} AS VARCHAR), '')" for name, at in positions.items()}

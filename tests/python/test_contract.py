@@ -30,7 +30,8 @@ def test_the_tables_are_those_of_the_contract(server: Home, table: Table) -> Non
         """
         SELECT
           column_name,
-          data_type || CASE data_type WHEN 'numeric' THEN format('(%%s,%%s)', numeric_precision, numeric_scale) ELSE '' END,
+          data_type
+          || CASE data_type WHEN 'numeric' THEN format('(%%s,%%s)', numeric_precision, numeric_scale) ELSE '' END,
           is_nullable
         FROM information_schema.columns WHERE table_schema = 'landing' AND table_name = %s ORDER BY ordinal_position
         """,
