@@ -2,12 +2,12 @@ AUDIT (
   name currency_has_rate
 );
 
-/* Claim: every record has an exchange rate; a missing one is never a silent 1.0. A returned row has a currency, or a day,
-that seeds/exchange_rates.csv does not cover: refresh the seed and plan. */
+/* Claim: every order that counts has an exchange rate; a missing one is never a silent 1.0. A returned row has a currency,
+or a day, that seeds/exchange_rates.csv does not cover: refresh the seed (python -m scripts.exchange_rates) and deploy. */
 SELECT
   order_id,
   currency,
   order_date
 FROM @this_model
 WHERE
-  @rate IS NULL
+  is_counted AND @rate IS NULL

@@ -12,7 +12,7 @@ EARLIEST = "1900-01-01"
 """No timestamp lies before this day: what does is a typing error or a placeholder."""
 
 LONGEST = 1 << 20
-"""Longest line of a CSV file in bytes, and longest text in characters."""
+"""Longest record of a CSV file, and longest text in a parquet file, in characters."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,8 @@ def _faults(column: Column, limit: datetime) -> Iterator[tuple[str, str]]:
     They begin with what is cheap and seldom true: the rest is evaluated only then.
     """
     value, raw = f'"{column.name}"', f'"raw_{column.name}"'
-    blank = f"({raw} IS NULL OR regexp_full_match({raw}, '{_BLANK}'))"
+    # A blank text begins with a blank or an escape: few do, and need the regular expression.
+    blank = f"({raw} IS NULL OR (({raw} < '!' OR starts_with({raw}, '\\')) AND regexp_full_match({raw}, '{_BLANK}')))"
     if column.required:
         yield blank if column.type == "text" else f"{value} IS NULL AND {blank}", "missing"
     wrong = f"{value} IS NULL AND NOT {blank}"

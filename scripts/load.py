@@ -21,7 +21,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -44,8 +44,9 @@ PUBLISH_LOCK, LOADER_LOCK = (7274, 2), (7274, 3)
 ANALYZE_FROM = 50_000
 """From so many new rows on, a load refreshes the statistics itself; below, autovacuum is soon enough."""
 
+_NO_REASON = b"\t\\N\n"  # how a line ends whose last column, the reason of the reject, is NULL
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
-_BLOCK = 1 << 20
+_BLOCK = 1 << 19
 
 
 class _Refused(Exception):
@@ -310,14 +311,13 @@ class _Loader:
 
             try:
                 if path.name.endswith(".parquet"):
-                    self.pour(table, _parquet_sql(self.engine, raw, table, file, now), progress)
+                    self.pour(table, file, _parquet_sql(self.engine, raw, table, file, now), progress)
                 else:
                     records = _Records(gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw)
                     pipe = _Pipe()
-                    self.pour(table, _csv_sql(records, pipe, table, file, now), progress, (records, pipe))
+                    self.pour(table, file, _csv_sql(records, pipe, table, file, now), progress, (records, pipe))
             finally:
                 self.bar.remove_task(task)
-            file.read = self.cur.rowcount
             after = os.fstat(raw.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise _Refused("it changed while it was read: write it under a hidden name, then rename it")
@@ -343,11 +343,15 @@ class _Loader:
     def pour(
         self,
         table: Table,
+        file: FileResult,
         query: str,
         progress: Callable[[int], None],
         feed: "tuple[_Records, _Pipe] | None" = None,
     ) -> None:
-        """Copy what DuckDB makes of the query, which may read the records through a pipe, into the stage table."""
+        """Copy what DuckDB makes of the query, which may read the records through a pipe, into the stage table.
+
+        Counts the rows read and rejected.
+        """
         out = _Pipe()
         copy = sql.SQL("COPY {} FROM STDIN").format(_stage(table))
         failures: list[BaseException] = []
@@ -361,7 +365,9 @@ class _Loader:
 
         def read() -> None:
             with open(out.reader, "rb", buffering=0) as source:
-                self.cur.copy_expert(copy, cast(TextIO, _Counting(source, progress)), _BLOCK)
+                stream = _Counting(source, progress)
+                self.cur.copy_expert(copy, cast(TextIO, stream), _BLOCK)
+                file.read, file.rejected = stream.lines, stream.lines - stream.accepted
 
         def run(work: Callable[[], None]) -> None:
             try:
@@ -395,8 +401,6 @@ class _Loader:
             raise failure
 
     def judge_rejects(self, table: Table, file: FileResult) -> None:
-        self.cur.execute(sql.SQL("SELECT count(reject_reason) FROM {}").format(_stage(table)))
-        file.rejected = _one(self.cur)[0]
         if not file.rejected:
             return
         self.cur.execute(
@@ -554,7 +558,7 @@ class _Loader:
 @contextmanager
 def _engine() -> Iterator[duckdb.DuckDBPyConnection]:
     with tempfile.TemporaryDirectory() as scratch:
-        config: dict[str, Any] = {"memory_limit": "512MB", "threads": 2, "temp_directory": scratch}
+        config: dict[str, Any] = {"memory_limit": "512MB", "threads": 1, "temp_directory": scratch}
         with duckdb.connect(config=config) as engine:
             engine.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             yield engine
@@ -580,19 +584,23 @@ class _Pipe:
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
-            fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, _BLOCK)
+            fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 class _Counting:
-    """A file to read from, which reports how many lines went through."""
+    """A stream on its way into COPY: how many lines went through, and how many of them are no rejects."""
 
     def __init__(self, source: io.FileIO, progress: Callable[[int], None]) -> None:
-        self._source, self._progress, self._lines = source, progress, 0
+        self.lines = self.accepted = 0
+        self._source, self._progress = source, progress
+        self._tail = b""
 
     def read(self, size: int) -> bytes:
         block = self._source.read(size)
-        self._lines += block.count(b"\n")
-        self._progress(self._lines)
+        self.lines += block.count(b"\n")
+        self.accepted += (self._tail + block).count(_NO_REASON)
+        self._tail = block[1 - len(_NO_REASON) :]
+        self._progress(self.lines)
         return block
 
 
@@ -626,7 +634,7 @@ def _csv_sql(records: "_Records", pipe: _Pipe, table: Table, file: FileResult, n
     source = f"""
         (SELECT *, c0 AS excerpt FROM read_csv(
           '/dev/fd/{pipe.reader}', auto_detect = false, columns = {columns}, header = false, delim = '\t', quote = '',
-          escape = '', nullstr = '', new_line = '\\n', max_line_size = {32 * LONGEST}, buffer_size = {64 * LONGEST}
+          escape = '', nullstr = '', new_line = '\\n', max_line_size = {5 * LONGEST}, buffer_size = {8 * LONGEST}
         ))
     """
     return checking_sql(table, source, {name: f"c{at}" for name, at in positions.items()}, now)
@@ -759,7 +767,7 @@ class _Records:
             return None
         lines = text.replace(",", "\t").removesuffix("\n").split("\n")
         separators = len(self.header) - 1
-        if "\r" in text or {line.count("\t") for line in lines} != {separators} or max(map(len, lines)) > LONGEST:
+        if "\r" in text or len(text) > LONGEST or {line.count("\t") for line in lines} != {separators}:
             return None
         begin = self._line
         self._line += len(lines)
@@ -776,7 +784,7 @@ class _Records:
             if not fault and len(values) != width:
                 fault = f"{len(values)} values under a header of {width}"
             batch.append((line, fault, _faulty(values, width) if fault else values))
-            if len(batch) == 5000:
+            if len(batch) == 2000:
                 yield _encoded(batch, width)
                 batch = []
         if batch:
@@ -821,17 +829,18 @@ def _faulty(values: list[str], width: int) -> list[str]:
 def _encoded(batch: list[tuple[int, str, list[str]]], width: int) -> bytes:
     text = "".join([f"{line}\t{fault}\t{chr(9).join(values)}\n" for line, fault, values in batch])
     clean = text.count("\t") == len(batch) * (width + 1) and text.count("\n") == len(batch)
-    try:
-        if clean and "\\" not in text and "\r" not in text:
+    if clean and "\\" not in text and "\r" not in text and len(text) <= LONGEST:
+        with suppress(UnicodeEncodeError):
             return text.encode()
-    except UnicodeEncodeError:
-        pass
     lines = []
     for line, fault, values in batch:
+        if sum(map(len, values)) > LONGEST:
+            fault, values = "longer than 1 MiB", _faulty(values, width)
+        record = "\t".join([str(line), fault, *(value.translate(_ESCAPES) for value in values)])
         try:
-            "".join(values).encode()
+            lines.append(record.encode())
         except UnicodeEncodeError:
-            values = [value.encode(errors="replace").decode() for value in values]
-            fault, values = fault or "not UTF-8", _faulty(values, width)
-        lines.append("\t".join([str(line), fault, *(value.translate(_ESCAPES) for value in values)]))
-    return ("\n".join(lines) + "\n").encode()
+            values = [value.encode(errors="replace").decode() for value in _faulty(values, width)]
+            record = "\t".join([str(line), fault or "not UTF-8", *(value.translate(_ESCAPES) for value in values)])
+            lines.append(record.encode())
+    return b"\n".join(lines) + b"\n"

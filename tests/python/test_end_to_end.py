@@ -2,6 +2,8 @@
 
 import csv
 import random
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -275,7 +277,7 @@ def test_a_load_during_a_run_waits_for_the_next(warehouse: Warehouse, tmp_path: 
     """Half of a move between days must not show: what lands while a run is at work is not in it."""
     warehouse.drop(orders=[order("A", 0.5, updated_at=at(200))])
     pipeline.load(warehouse.drops)
-    moved = warehouse.drop(orders=[order("A", 60.5, updated_at=at(300)), order("MEANWHILE", 61.5)])
+    moved = warehouse.drop(orders=[order("A", 60.5, updated_at=at(210)), order("MEANWHILE", 61.5)])
     loader = threading.Thread(target=_load_when_running, args=(moved,))
     loader.start()
     pipeline.run_missing()
@@ -321,6 +323,26 @@ def test_a_second_run_at_the_same_time_is_refused(warehouse: Warehouse) -> None:
     assert len(warehouse.content()["staging.orders"]) == len(before["staging.orders"]) + 1
 
 
+def test_a_missing_rate_is_no_silent_one(warehouse: Warehouse, tmp_path: Path) -> None:
+    """The run says which check failed, marts stay as they were, and the correction makes all well."""
+    before = warehouse.content()
+    warehouse.drop(orders=[order("STRANGE", 30, currency="XXX"), order("GONE", 30, currency="XXX", status="cancelled")])
+    with pytest.raises(WarehouseError, match="did not pass their checks") as failure:
+        pipeline.refresh(warehouse.drops)
+    assert failure.value.code == Exit.DATA_QUALITY
+    after = warehouse.content()
+    assert {name: rows for name, rows in after.items() if name[:5] == "marts"} == {
+        name: rows for name, rows in before.items() if name[:5] == "marts"
+    }
+    warehouse.drop(orders=[order("STRANGE", 30, currency="CHF", updated_at=at(200))])
+    pipeline.refresh(warehouse.drops)
+    assert warehouse.differences(tmp_path) == {}
+    assert warehouse.read("SELECT currency FROM marts.fct_orders WHERE order_id IN ('STRANGE', 'GONE') ORDER BY 1") == [
+        ("CHF",),
+        ("XXX",),
+    ]
+
+
 def test_incremental_equals_a_full_rebuild(warehouse: Warehouse, homes: Path) -> None:
     """The same batches, loaded in the same order into a new warehouse and built once, give the same tables."""
     incremental = warehouse.content()
@@ -333,6 +355,26 @@ def test_incremental_equals_a_full_rebuild(warehouse: Warehouse, homes: Path) ->
             assert rebuilt.content() == incremental
     finally:
         rebuilt.home.remove()
+
+
+def test_the_commands_of_the_readme(warehouse: Warehouse) -> None:
+    """The shell of the README's pages for engineers and analysts, in one go, as they would type it."""
+    example = re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    script = f"""
+        set -e
+        eval "$({sys.executable} -m scripts env)"
+        sqlmesh environments
+        psql --username analyst warehouse --no-psqlrc --tuples-only --command {shlex.quote(example)}
+        psql --username analyst warehouse --no-psqlrc --command '\\d+ marts.daily_revenue'
+    """
+    environment = warehouse.home.environment(REPORTING_TIMEZONE=ZONE)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "prod" in done.stdout
+    assert "2026-03-01" in done.stdout
+    assert "Distinct customers with a counted order; guests are not customers." in done.stdout
 
 
 def test_analysts_views_survive_a_promotion(warehouse: Warehouse) -> None:

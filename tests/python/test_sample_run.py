@@ -67,7 +67,9 @@ def test_it_says_what_it_does_and_how_to_go_on(home: Home) -> None:
 def test_a_second_run_changes_nothing_and_builds_nothing(home: Home) -> None:
     def state() -> list[tuple[object, ...]]:
         with closing(home.connect("postgres", "warehouse")) as session, session.cursor() as cursor:
-            cursor.execute("SELECT relname, n_tup_ins, n_tup_del FROM pg_stat_user_tables WHERE schemaname ~ '^analytics' ORDER BY 1")
+            cursor.execute(
+                "SELECT relname, n_tup_ins, n_tup_del FROM pg_stat_user_tables WHERE schemaname ~ '^analytics' ORDER BY 1"
+            )
             return cursor.fetchall()
 
     before = state()

@@ -51,6 +51,7 @@ WITH touched AS (
   WHERE
     @loaded()
 ), orders AS (
+  /* an order without a rate is worth NULL, not nothing */
   SELECT
     order_id,
     customer_id,
@@ -61,7 +62,8 @@ WITH touched AS (
     currency,
     exchange_rate,
     shipping_amount,
-    CASE WHEN is_counted THEN exchange_rate ELSE 0 END AS revenue_rate
+    CASE WHEN is_counted THEN exchange_rate ELSE 0 END AS revenue_rate,
+    CASE WHEN is_counted AND exchange_rate IS NULL THEN NULL ELSE 0 END AS nothing
   FROM staging.orders
   WHERE
     @touched(order_id)
@@ -109,12 +111,12 @@ SELECT
   orders.shipping_amount::DECIMAL(18, 4),
   COALESCE(lines.lines, 0)::BIGINT AS lines,
   COALESCE(lines.units, 0)::DECIMAL(18, 4) AS units,
-  COALESCE(lines.gross_revenue, 0)::DECIMAL(18, 4) AS gross_revenue,
-  COALESCE(lines.discounts, 0)::DECIMAL(18, 4) AS discounts,
-  COALESCE(lines.net_sales, 0)::DECIMAL(18, 4) AS net_sales,
-  COALESCE(refunds.refunds, 0)::DECIMAL(18, 4) AS refunds,
-  CAST(COALESCE(lines.net_sales, 0) - COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS net_revenue,
-  COALESCE(lines.tax, 0)::DECIMAL(18, 4) AS tax,
+  COALESCE(lines.gross_revenue, orders.nothing)::DECIMAL(18, 4) AS gross_revenue,
+  COALESCE(lines.discounts, orders.nothing)::DECIMAL(18, 4) AS discounts,
+  COALESCE(lines.net_sales, orders.nothing)::DECIMAL(18, 4) AS net_sales,
+  COALESCE(refunds.refunds, orders.nothing)::DECIMAL(18, 4) AS refunds,
+  CAST(COALESCE(lines.net_sales, orders.nothing) - COALESCE(refunds.refunds, orders.nothing) AS DECIMAL(18, 4)) AS net_revenue,
+  COALESCE(lines.tax, orders.nothing)::DECIMAL(18, 4) AS tax,
   CAST(orders.shipping_amount * orders.revenue_rate AS DECIMAL(18, 4)) AS shipping
 FROM orders
 LEFT JOIN lines
