@@ -12,7 +12,7 @@ WITH missing AS (
     source.*,
     ROW_NUMBER() OVER (
       PARTITION BY @key_columns(source, @key)
-      ORDER BY source.@clock DESC, source._loaded_at DESC, source._row_number DESC
+      ORDER BY source.@clock DESC, source._loaded_at DESC, source._row_number DESC, source._batch_id DESC
     ) AS version_rank
   FROM @source AS source
   WHERE

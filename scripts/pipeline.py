@@ -32,7 +32,7 @@ def context() -> "Context":
     from sqlmesh.core.console import configure_console
 
     if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", "120")  # for a log; a terminal knows its own
+        os.environ.setdefault("COLUMNS", "130")  # for a log; a terminal knows its own
     configure_console()
     with _sqlmesh("the project could not be loaded"):
         configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)

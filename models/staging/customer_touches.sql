@@ -15,17 +15,17 @@ SELECT
   customer_id::TEXT,
   _loaded_at::TIMESTAMPTZ
 FROM raw.customers
-UNION ALL
+UNION
 SELECT
   customer_id::TEXT,
   _loaded_at::TIMESTAMPTZ
 FROM staging.order_touches
-UNION ALL
+UNION
 SELECT
   customer_id::TEXT,
   _loaded_at::TIMESTAMPTZ
 FROM staging.refund_touches
-UNION ALL
+UNION
 SELECT
   customer_id::TEXT,
   _loaded_at::TIMESTAMPTZ

@@ -7,8 +7,8 @@ MODEL (
   description 'One row per load that touched an order, by a version of it, of a line or of a refund, and per day and customer that any version of the order ever named. What a mart must recompute when an order moves: where it was and where it is.',
   column_descriptions (
     order_id = 'Order touched.',
-    order_date = 'Local day that a version of the order named; NULL while the order has not arrived.',
-    customer_id = 'Customer that a version of the order named; NULL for a guest.',
+    order_date = 'Local day that a version of the order named; NULL while the order has not arrived, or for a deletion that names none.',
+    customer_id = 'Customer that a version of the order named; NULL for a guest, or where order_date is NULL.',
     _loaded_at = 'When the touching row was loaded.'
   )
 );
@@ -31,7 +31,7 @@ WITH touches AS (
   INNER JOIN raw.refunds AS versions
     ON loads.refund_id = versions.refund_id
 )
-SELECT
+SELECT DISTINCT
   touches.order_id::TEXT,
   @local_date(versions.ordered_at) AS order_date,
   versions.customer_id::TEXT,
@@ -39,3 +39,5 @@ SELECT
 FROM touches
 LEFT JOIN raw.orders AS versions
   ON touches.order_id = versions.order_id
+WHERE
+  NOT touches.order_id IS NULL

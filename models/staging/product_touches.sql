@@ -15,14 +15,14 @@ SELECT
   product_id::TEXT,
   _loaded_at::TIMESTAMPTZ
 FROM raw.products
-UNION ALL
+UNION
 SELECT
   versions.product_id::TEXT,
   loads._loaded_at::TIMESTAMPTZ
 FROM raw.order_items AS loads
 INNER JOIN raw.order_items AS versions
-  ON loads.order_id = versions.order_id
-UNION ALL
+  ON loads.order_id = versions.order_id AND loads.line_number = versions.line_number
+UNION
 SELECT
   product_id::TEXT,
   _loaded_at::TIMESTAMPTZ

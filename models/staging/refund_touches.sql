@@ -7,9 +7,9 @@ MODEL (
   description 'One row per load that touched a refund, by a version of it, of its order or of a line of its order, and per day, customer and product that any version of the refund ever named.',
   column_descriptions (
     refund_id = 'Refund touched.',
-    refund_date = 'Local day that a version of the refund named.',
-    customer_id = 'Customer that a version of the refund named.',
-    product_id = 'Product that a version of the refund named.',
+    refund_date = 'Local day that a version of the refund named; NULL for a deletion that names none.',
+    customer_id = 'Customer that a version of the refund named; NULL where it named none.',
+    product_id = 'Product that a version of the refund named; NULL where it named none.',
     _loaded_at = 'When the touching row was loaded.'
   )
 );
@@ -34,7 +34,7 @@ WITH touches AS (
   INNER JOIN raw.refunds AS refunds
     ON order_items.order_id = refunds.order_id
 )
-SELECT
+SELECT DISTINCT
   touches.refund_id::TEXT,
   @local_date(versions.refunded_at) AS refund_date,
   versions.customer_id::TEXT,

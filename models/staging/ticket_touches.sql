@@ -7,7 +7,7 @@ MODEL (
   description 'One row per load that touched a ticket, by a version of it or of an event, and per customer that any version of the ticket ever named.',
   column_descriptions (
     ticket_id = 'Ticket touched.',
-    customer_id = 'Customer that a version of the ticket named; NULL while the ticket has not arrived.',
+    customer_id = 'Customer that a version of the ticket named; NULL where it named none, or while the ticket has not arrived.',
     _loaded_at = 'When the touching row was loaded.'
   )
 );
@@ -25,7 +25,7 @@ WITH touches AS (
   INNER JOIN raw.ticket_events AS versions
     ON loads.event_id = versions.event_id
 )
-SELECT
+SELECT DISTINCT
   touches.ticket_id::TEXT,
   versions.customer_id::TEXT,
   touches._loaded_at::TIMESTAMPTZ

@@ -40,7 +40,7 @@ WITH touched AS (
     refund_date AS order_date
   FROM staging.refund_touches
   WHERE
-    @loaded()
+    @loaded() AND NOT refund_date IS NULL
   UNION
   SELECT
     COALESCE(days.date_day, present.order_date) AS order_date

@@ -40,7 +40,7 @@ WITH touched AS (
     DATE_TRUNC('MONTH', refund_date)::DATE AS month
   FROM staging.refund_touches
   WHERE
-    @loaded()
+    @loaded() AND NOT refund_date IS NULL
   UNION
   SELECT
     COALESCE(spine.month, present.month) AS month
