@@ -314,8 +314,10 @@ class _Loader:
                     self.pour(table, file, _parquet_sql(self.engine, raw, table, file, now), progress)
                 else:
                     records = _Records(gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw)
+                    positions = _match_header(records.header, table, file)
                     pipe = _Pipe()
-                    self.pour(table, file, _csv_sql(records, pipe, table, file, now), progress, (records, pipe))
+                    query = _csv_sql(pipe, len(records.header), positions, table, now)
+                    self.pour(table, file, query, progress, (records, pipe))
             finally:
                 self.bar.remove_task(task)
             after = os.fstat(raw.fileno())
@@ -583,7 +585,7 @@ class _Pipe:
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(AttributeError, OSError):  # not on every platform, and not without limit
             fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
@@ -628,9 +630,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _csv_sql(records: "_Records", pipe: _Pipe, table: Table, file: FileResult, now: datetime) -> str:
-    positions = _match_header(records.header, table, file)
-    columns = {"line": "BIGINT", "fault": "VARCHAR"} | {f"c{i}": "VARCHAR" for i in range(len(records.header))}
+def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, now: datetime) -> str:
+    columns = {"line": "BIGINT", "fault": "VARCHAR"} | {f"c{at}": "VARCHAR" for at in range(width)}
     source = f"""
         (SELECT *, c0 AS excerpt FROM read_csv(
           '/dev/fd/{pipe.reader}', auto_detect = false, columns = {columns}, header = false, delim = '\t', quote = '',

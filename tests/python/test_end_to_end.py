@@ -343,6 +343,62 @@ def test_a_missing_rate_is_no_silent_one(warehouse: Warehouse, tmp_path: Path) -
     ]
 
 
+# Audit -> a model that has it, and how to make its claim untrue in the table {t}.
+FAULTS = {
+    "currency_has_rate": ("staging.orders", "UPDATE {t} SET exchange_rate = NULL"),
+    "foreign_key_holds": ("marts.fct_orders", "UPDATE {t} SET customer_id = 'NOBODY'"),
+    "grain_is_unique": ("marts.fct_orders", "DROP INDEX {unique}"),
+    "no_facts_lost": ("marts.fct_order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
+    "no_rows_lost": ("staging.order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
+    "revenue_consistency": ("marts.fct_orders", "UPDATE {t} SET gross_revenue = -1"),
+    "revenue_reconciles": ("marts.daily_revenue", "UPDATE {t} SET refunds = refunds + 0.01"),
+    "revenue_spike": (
+        "marts.daily_revenue",
+        "INSERT INTO {t} (order_date, gross_revenue)"
+        " SELECT DATE '2030-01-01' + n, CASE n WHEN 0 THEN 900000 ELSE 0 END FROM GENERATE_SERIES(0, 40) AS n",
+    ),
+}
+
+
+def test_every_audit_has_a_planted_fault() -> None:
+    assert {path.stem for path in (ROOT / "audits").glob("*.sql")} == set(FAULTS)
+
+
+@pytest.mark.parametrize("audit", FAULTS)
+def test_audits_find_what_they_claim_to(warehouse: Warehouse, audit: str) -> None:
+    """Clean before; failing with the fault; clean again when the rows are back."""
+    name, fault = FAULTS[audit]
+    schema, plain = pipeline.context().table_name(name, "prod").replace('"', "").split(".")[-2:]
+    table = f"{schema}.{plain}"
+
+    def failing() -> set[str]:
+        state = pipeline.context().state_reader
+        environment = state.get_environment("prod")
+        assert environment
+        snapshots = {s.name: s for s in state.get_snapshots(environment.snapshots).values()}
+        snapshot = next(s for s in snapshots.values() if s.name == pipeline.context().get_model(name, True).fqn)
+        results = pipeline.context().snapshot_evaluator.audit(
+            snapshot, snapshots=snapshots, start=START, end=datetime.now(UTC), execution_time=datetime.now(UTC)
+        )
+        return {result.audit.name for result in results if result.count}
+
+    with closing(connect("postgres", "warehouse")) as admin, admin.cursor() as cursor:
+        admin.autocommit = True
+        cursor.execute(
+            "SELECT schemaname || '.' || indexname, indexdef FROM pg_indexes"
+            " WHERE schemaname = %s AND tablename = %s AND indexdef LIKE 'CREATE UNIQUE%%'",
+            [schema, plain],
+        )
+        index, definition = cursor.fetchall()[0]
+        cursor.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM {table}")
+        assert audit not in failing()
+        cursor.execute(fault.format(t=table, unique=index))
+        assert audit in failing()
+        cursor.execute(f"TRUNCATE {table}; INSERT INTO {table} SELECT * FROM kept")
+        cursor.execute(definition.replace("CREATE UNIQUE INDEX", "CREATE UNIQUE INDEX IF NOT EXISTS"))
+        assert audit not in failing()
+
+
 def test_incremental_equals_a_full_rebuild(warehouse: Warehouse, homes: Path) -> None:
     """The same batches, loaded in the same order into a new warehouse and built once, give the same tables."""
     incremental = warehouse.content()

@@ -1,8 +1,11 @@
 """The loader: what loads, what is rejected and where, exactly once, whole or absent."""
 
+import csv
 import gzip
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -452,6 +455,56 @@ def test_records_that_are_wrong_as_a_whole(
     assert landing.one("SELECT count(*) FROM landing.products WHERE product_id LIKE 'g%%'") == 20
     read, loaded, duplicate, rejected = counts(result)
     assert read == loaded + duplicate + rejected
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        ["a", "b,", ",", '"', '""', "\n", "\r\n", "\r", "\\", "\t", "é", "\u2028", 'x,"y\nz",', "1,2,3\n", "\n\n"]
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=PIECES, block=st.integers(1, 40))
+def test_records_do_not_depend_on_where_a_block_ends(
+    monkeypatch: pytest.MonkeyPatch, pieces: list[str], block: int
+) -> None:
+    """Against the csv module on the whole file: same records, on the same lines."""
+    text = "h,i,j\n" + "".join(pieces)
+    expected: list[tuple[int, list[str] | None]] | None = []
+    lines = io.StringIO(text, newline="\n")
+    reader = csv.reader(lines, strict=True)
+    next(reader)
+    while expected is not None:
+        begin = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                expected = None
+            else:
+                expected.append((begin, None))
+        else:
+            if values:
+                expected.append((begin, values if len(values) == 3 else None))
+
+    monkeypatch.setattr(loader, "_BLOCK", block)
+    records = loader._Records(io.BufferedReader(io.BytesIO(text.encode())))
+    assert records.header == ["h", "i", "j"]
+    if expected is None:
+        with pytest.raises(loader._Refused, match="never closes"):
+            list(records)
+        return
+    unescaped = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
+    found: list[tuple[int, list[str] | None]] = []
+    for line in b"".join(records).decode().split("\n")[:-1]:
+        number, fault, *values = line.split("\t")
+        plain = [re.sub(r"\\.", lambda match: unescaped[match[0]], value) for value in values]
+        found.append((int(number), None if fault else plain))
+    assert found == expected
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

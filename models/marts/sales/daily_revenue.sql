@@ -25,7 +25,7 @@ MODEL (
     revenue_consistency,
     revenue_spike,
     revenue_reconciles(facts := marts.fct_orders),
-    refunds_reconcile(facts := marts.fct_refunds)
+    revenue_reconciles(facts := marts.fct_refunds, total := refunds)
   )
 );
 
