@@ -698,13 +698,13 @@ class _Records:
         self._text, self._end = io.StringIO(), 0  # the block in the parser
         csv.field_size_limit(LONGEST)
         self._reader = csv.reader(self._lines(), strict=True)
-        self._line = 1  # where the next record begins
-        header = self._next()
-        if header is None:
-            raise _Refused("it is empty: not even a header")
-        if header[1]:
-            raise _Refused(f"its header cannot be read: {header[1]}")
-        self.header = header[2]
+        self._plain_lines = 0  # that passed by the parser
+        try:
+            self.header = next(self._reader)
+        except StopIteration:
+            raise _Refused("it is empty: not even a header") from None
+        except csv.Error as error:
+            raise _Refused(f"its header cannot be read: {self._fault(error, 1)}") from None
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
@@ -770,20 +770,27 @@ class _Records:
         separators = len(self.header) - 1
         if "\r" in text or len(text) > LONGEST or {line.count("\t") for line in lines} != {separators}:
             return None
-        begin = self._line
-        self._line += len(lines)
+        begin = self._plain_lines + self._reader.line_num + 1
+        self._plain_lines += len(lines)
         return "".join([f"{number}\t\t{line}\n" for number, line in enumerate(lines, begin)]).encode()
 
     def _parse(self) -> Iterator[bytes]:
         """The records up to the end of a block."""
         batch: list[tuple[int, str, list[str]]] = []
-        width = len(self.header)
-        while (self._pending is not None or self._text.tell() < self._end) and (record := self._next()):
-            line, fault, values = record
-            if not values and not fault:  # an empty line
-                continue
-            if not fault and len(values) != width:
-                fault = f"{len(values)} values under a header of {width}"
+        reader, width = self._reader, len(self.header)
+        while self._pending is not None or self._text.tell() < self._end:
+            line, fault = self._plain_lines + reader.line_num + 1, ""
+            try:
+                values = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                fault, values = self._fault(error, line), []
+            else:
+                if not values:  # an empty line
+                    continue
+                if len(values) != width:
+                    fault = f"{len(values)} values under a header of {width}"
             batch.append((line, fault, _faulty(values, width) if fault else values))
             if len(batch) == 2000:
                 yield _encoded(batch, width)
@@ -791,27 +798,15 @@ class _Records:
         if batch:
             yield _encoded(batch, width)
 
-    def _next(self) -> tuple[int, str, list[str]] | None:
-        """Line, fault and values of the next record; None at the end."""
-        begin, before = self._line, self._reader.line_num
-        fault: str = ""
-        values: list[str] = []
-        try:
-            values = next(self._reader)
-        except StopIteration:
-            return None
-        except csv.Error as error:
-            fault = str(error)
-        self._line += self._reader.line_num - before
-        if fault.startswith("unexpected end"):
-            raise _Refused(f"a quote that opens in the record of line {begin} never closes: it is damaged or cut short")
-        if "field limit" in fault and self._line - 1 > begin:
-            raise _Refused(f"a value in the record of line {begin} goes on for more than 1 MiB: a quote is missing")
-        if fault:
-            fault = next((ours for theirs, ours in _CSV_FAULTS.items() if theirs in fault), fault)
-            if self._line - 1 > begin:
-                fault += f" (the record goes to line {self._line - 1})"
-        return begin, fault, values
+    def _fault(self, error: csv.Error, line: int) -> str:
+        """What is wrong with the record that begins on the line. Raises _Refused when that is a missing quote."""
+        what, last = str(error), self._plain_lines + self._reader.line_num
+        if "unexpected end" in what:
+            raise _Refused(f"a quote that opens in the record of line {line} never closes: it is damaged or cut short")
+        if "field limit" in what and last > line:
+            raise _Refused(f"a value in the record of line {line} goes on for more than 1 MiB: a quote is missing")
+        ours = next((ours for theirs, ours in _CSV_FAULTS.items() if theirs in what), what)
+        return ours + (f" (the record goes to line {last})" if last > line else "")
 
 
 _CSV_FAULTS = {
@@ -819,12 +814,15 @@ _CSV_FAULTS = {
     "field limit": "longer than 1 MiB",
     "new-line character": "a carriage return without a line feed outside of quotes",
 }
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def _faulty(values: list[str], width: int) -> list[str]:
     """Values of a record that is wrong as a whole: an excerpt of it, then nothing."""
     return [",".join(values)[:200], *[""] * (width - 1)]
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _encoded(batch: list[tuple[int, str, list[str]]], width: int) -> bytes:
@@ -837,11 +835,11 @@ def _encoded(batch: list[tuple[int, str, list[str]]], width: int) -> bytes:
     for line, fault, values in batch:
         if sum(map(len, values)) > LONGEST:
             fault, values = "longer than 1 MiB", _faulty(values, width)
-        record = "\t".join([str(line), fault, *(value.translate(_ESCAPES) for value in values)])
+        record = "\t".join([str(line), fault, *map(_escape, values)])
         try:
             lines.append(record.encode())
         except UnicodeEncodeError:
             values = [value.encode(errors="replace").decode() for value in _faulty(values, width)]
-            record = "\t".join([str(line), fault or "not UTF-8", *(value.translate(_ESCAPES) for value in values)])
+            record = "\t".join([str(line), fault or "not UTF-8", *map(_escape, values)])
             lines.append(record.encode())
     return b"\n".join(lines) + b"\n"
