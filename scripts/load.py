@@ -42,7 +42,7 @@ PUBLISH_LOCK, LOADER_LOCK = (7274, 2), (7274, 3)
 """Advisory locks: held shared by whoever writes landing, until the commit; held by the one loader at work."""
 
 ANALYZE_FROM = 50_000
-"""From so many new rows on, a load refreshes the statistics itself; below, autovacuum is soon enough."""
+"""After so many new rows a load refreshes the statistics itself; for fewer, autovacuum is soon enough."""
 
 _NO_REASON = b"\t\\N\n"  # how a line ends whose last column, the reason of the reject, is NULL
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -154,10 +154,12 @@ def load(drop: Path) -> LoadResult:
             with server.cursor() as cur:
                 _be_the_only_loader(cur)
                 loader = _Loader(server, cur, engine, bar)
+                analyzed = 0
                 for name, paths in batches:
                     result.files += loader.load_batch(drop, name, paths)
-                if result.loaded >= ANALYZE_FROM:
-                    cur.execute("SELECT landing.analyze()")
+                    if result.loaded - analyzed >= ANALYZE_FROM:
+                        cur.execute("SELECT landing.analyze()")
+                        analyzed = result.loaded
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise WarehouseError(
             f"the server failed during the load: {str(error).strip()}",
@@ -361,7 +363,7 @@ class _Loader:
         def write() -> None:
             assert feed
             records, into = feed
-            with open(into.writer, "wb", buffering=0) as sink:
+            with open(into.writer, "wb") as sink:
                 for block in records:
                     sink.write(block)
 

@@ -144,7 +144,10 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = [f"{str(e['loc'][0]).upper()}={e['input']!s}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        wrong = [
+            f"{str(e['loc'][0]).upper()}={e['input']!s}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise WarehouseError(
             "; ".join(wrong),
             "correct it in the environment or in .env (see .env.example)",

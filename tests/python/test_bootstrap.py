@@ -261,6 +261,7 @@ def test_files_name_the_same_logins() -> None:
 # ---- a server of other people -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_admin_who_is_no_superuser_and_then_none(new_home: Callable[[str], Home]) -> None:
     theirs, ours = new_home("theirs"), new_home("ours")
     theirs.run("up")
@@ -365,6 +366,7 @@ def test_it_outlives_a_rollback(session: Open) -> None:
     assert not free(session)
 
 
+@pytest.mark.slow
 def test_it_is_gone_when_its_holder_is_killed(session: Open, server: Home) -> None:
     program = (
         "from scripts.settings import connect; c = connect('sqlmesh_user').cursor(); "

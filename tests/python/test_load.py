@@ -830,6 +830,7 @@ def crash_at(target: str, call: int, when: str, crash: Callable[[], object]) -> 
     setattr(owner, name, crashing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("kill", [True, False], ids=["kill -9", "exception"])
 def test_after_a_crash_the_batch_is_whole_or_absent(
@@ -963,6 +964,7 @@ def test_statistics_are_fresh_after_a_big_load(landing: Landing, drop: Path) -> 
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet"])
 def test_memory_does_not_grow_with_the_file(server: Home, landing: Landing, drop: Path, kind: str) -> None:
     """The process stays below 1 GiB; 200 MB here, and by hand files of gigabytes, with the same peak."""

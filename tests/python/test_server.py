@@ -25,7 +25,10 @@ from tests.python.conftest import Home, server_account
 
 NewHome = Callable[[str], Home]
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks at processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks at processes in /proc"),
+]
 
 
 @pytest.fixture(scope="module")
