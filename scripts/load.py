@@ -225,7 +225,7 @@ def _no_such_table(file_name: str) -> str:
 
 
 def _be_the_only_loader(cur: cursor) -> None:
-    cur.execute("SET statement_timeout = 0; SET work_mem = '128MB'; SET temp_buffers = '64MB'")
+    cur.execute("SET statement_timeout = 0; SET work_mem = '128MB'; SET temp_buffers = '256MB'")
     cur.execute("SELECT pg_try_advisory_lock(%s, %s)", LOADER_LOCK)
     if _one(cur)[0]:
         return
@@ -534,20 +534,21 @@ class _Loader:
             ).format(landing=sql.Identifier("landing", table.name), columns=columns, stage=_stage(table)),
             (batch_id, stamp, file.path),
         )
-        loaded = self.cur.rowcount
-        self.cur.execute(
-            sql.SQL(
-                """
-                INSERT INTO landing.rejects (
-                  batch_id, source_file, table_name, line, column_name, value, reason, rejected_at
-                )
-                SELECT %s, %s, %s, _row_number, reject_column, reject_value, reject_reason, %s
-                FROM {stage} WHERE reject_reason IS NOT NULL
-                """
-            ).format(stage=_stage(table)),
-            (batch_id, file.path, table.name, stamp),
-        )
-        rejected = self.cur.rowcount
+        loaded, rejected = self.cur.rowcount, 0
+        if file.rejected:
+            self.cur.execute(
+                sql.SQL(
+                    """
+                    INSERT INTO landing.rejects (
+                      batch_id, source_file, table_name, line, column_name, value, reason, rejected_at
+                    )
+                    SELECT %s, %s, %s, _row_number, reject_column, reject_value, reject_reason, %s
+                    FROM {stage} WHERE reject_reason IS NOT NULL
+                    """
+                ).format(stage=_stage(table)),
+                (batch_id, file.path, table.name, stamp),
+            )
+            rejected = self.cur.rowcount
         if file.read != loaded + file.duplicate + rejected:
             raise WarehouseError(
                 f"{file.path}: {file.read} rows read, but {loaded} + {file.duplicate} + {rejected} accounted for",
