@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,30 +46,32 @@ def init() -> None:
     _say(bootstrap.apply())
     if context().state_reader.get_environment(PROD) is None:
         _say("building prod")
-        deploy(skip_tests=True)
+        deploy()
 
 
-def deploy(skip_tests: bool = False) -> None:
-    """Bring prod to the code in this folder and up to now. Asks first when a person is there to answer.
+def deploy() -> None:
+    """Bring prod to the code in this folder and up to now.
 
-    The unit tests must pass, unless there is nothing to protect yet. Raises WarehouseError when a test, a check or a
-    model fails; prod then is what it was.
+    A change must pass the unit tests, and is asked for when a person is there to answer; the first build has nothing to
+    protect. Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
     """
+    environment = context().state_reader.get_environment(PROD)
+    is_first = environment is None
     with _sqlmesh("the plan for prod was not made"):
-        is_deployed = not context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
-    if is_deployed:
+        has_changes = context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
+    if environment and environment.finalized_ts and not has_changes:
         _say("prod has the code of this folder already")
         run_missing()
         return
     with _sqlmesh("the plan for prod was not applied"):
         context().plan(
             PROD,
+            skip_tests=is_first,
             no_prompts=True,
-            auto_apply=skip_tests or not sys.stdin.isatty(),
-            skip_tests=skip_tests,
+            auto_apply=is_first or not sys.stdin.isatty(),
             run=True,
             ignore_cron=True,
-            execution_time=_server_clock()[0],
+            execution_time=_server_now(),
         )
     remember_reporting()
 
@@ -113,13 +115,19 @@ def run_missing() -> None:
     environment = context().state_reader.get_environment(PROD)
     if environment is None:
         raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
+    if not environment.finalized_ts:
+        raise WarehouseError(
+            "a deployment is at work, or one did not finish",
+            "wait for it, or run `make deploy`, which goes on where that one stopped",
+            Exit.MISMATCH,
+        )
     snapshots = context().state_reader.get_snapshots(environment.snapshots).values()
     stored = [snapshot for snapshot in snapshots if not (snapshot.is_symbolic or snapshot.is_seed)]
     done_to = min(snapshot.intervals[-1][1] if snapshot.intervals else 0 for snapshot in stored)
-    now, last_load = _server_clock()
-    if environment.finalized_ts and (last_load is None or last_load.timestamp() * 1000 < done_to):
-        _say(f"nothing was loaded since the last run; the last load was {last_load or 'never'}")
+    if not _has_landed_since(datetime.fromtimestamp(done_to / 1000, UTC)):
+        _say("nothing was loaded since the last run")
         return
+    now = _server_now()
     with _sqlmesh("the run did not finish"):
         context().run(PROD, ignore_cron=True, end=now, execution_time=now)
 
@@ -137,7 +145,7 @@ def run_sample() -> None:
     _refuse_other_data(drop)
     _say(str(sample.write_sample(drop / sample.BATCH)))
     load(drop)
-    deploy(skip_tests=True)
+    deploy()
     summary.show()
 
 
@@ -154,14 +162,24 @@ def _refuse_other_data(drop: Path) -> None:
         )
 
 
-def _server_clock() -> tuple[datetime, datetime | None]:
-    """The server's clock, which stamps the loads, rounded up to SQLMesh's milliseconds; and the last stamp."""
-    last = ", ".join(f"(SELECT MAX(_loaded_at) FROM landing.{table})" for table in TABLES)
+def _server_now() -> datetime:
+    """The server's clock, which stamps the loads, rounded up to SQLMesh's milliseconds."""
+    now: datetime = _ask("SELECT CLOCK_TIMESTAMP()")
+    return now.replace(microsecond=now.microsecond // 1000 * 1000) + timedelta(milliseconds=1)
+
+
+def _has_landed_since(moment: datetime) -> bool:
+    """Whether any row was loaded at or after a moment, by whomever."""
+    tables = " OR ".join(f"EXISTS (SELECT FROM landing.{table} WHERE _loaded_at >= %(moment)s)" for table in TABLES)
+    return bool(_ask(f"SELECT {tables}", moment=moment))
+
+
+def _ask(query: str, **values: Any) -> Any:
     with contextlib.closing(connect("sqlmesh_user")) as session, session.cursor() as cursor:
-        cursor.execute(f"SELECT CLOCK_TIMESTAMP(), GREATEST({last})")
-        now, last_load = cursor.fetchone() or (None, None)
-    assert isinstance(now, datetime)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000) + timedelta(milliseconds=1), last_load
+        cursor.execute(query, values)
+        row = cursor.fetchone()
+    assert row
+    return row[0]
 
 
 @contextlib.contextmanager
