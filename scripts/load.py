@@ -1,12 +1,10 @@
 """The loader: batches of files from a drop folder into the landing tables, each batch whole or not at all.
 
 A file passes three stations that work at once, joined by pipes, in constant memory. Python splits CSV into records
-and numbers them by line (DuckDB's reader drops surplus fields and broken quotes without a word; PostgreSQL's stops
-at the first). DuckDB types and checks every record. PostgreSQL's COPY takes the result into a temporary table. When
-all files of a batch are there, one short transaction publishes them.
+(scripts/records.py). DuckDB types and checks every record. PostgreSQL's COPY takes the result into a temporary table.
+When all files of a batch are there, one short transaction publishes them.
 """
 
-import csv
 import difflib
 import fcntl
 import gzip
@@ -18,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -36,6 +33,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TransferSpeedColumn
 
 from scripts.contract import LONGEST, TABLES, Table, checking_sql, stage_columns
 from scripts.errors import Exit, WarehouseError
+from scripts.records import BLOCK, Records, Refused
 from scripts.settings import connect, settings
 
 PUBLISH_LOCK, LOADER_LOCK = (7274, 2), (7274, 3)
@@ -46,11 +44,6 @@ ANALYZE_FROM = 50_000
 
 _NO_REASON = b"\t\\N\n"  # how a line ends whose last column, the reason of the reject, is NULL
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
-_BLOCK = 1 << 19
-
-
-class _Refused(Exception):
-    """A file that cannot be loaded, and why."""
 
 
 @dataclass
@@ -272,13 +265,13 @@ class _Loader:
             started = time.monotonic()
             try:
                 if path.is_symlink():
-                    raise _Refused("it is a symbolic link: put the file itself here")
+                    raise Refused("it is a symbolic link: put the file itself here")
                 if table is None:
-                    raise _Refused(_no_such_table(path.name))
+                    raise Refused(_no_such_table(path.name))
                 if tables.count(table) > 1:
-                    raise _Refused(f"the batch has {tables.count(table)} files for {table.name}: make them one")
+                    raise Refused(f"the batch has {tables.count(table)} files for {table.name}: make them one")
                 self.stage_file(path, table, file)
-            except _Refused as refusal:
+            except Refused as refusal:
                 file.status, file.error = "refused", printable(str(refusal))
                 file.read = file.loaded = file.duplicate = file.rejected = 0
             file.seconds = time.monotonic() - started
@@ -315,7 +308,7 @@ class _Loader:
                 if path.name.endswith(".parquet"):
                     self.pour(table, file, _parquet_sql(self.engine, raw, table, file, now), progress)
                 else:
-                    records = _Records(gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw)
+                    records = Records(gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw)
                     positions = _match_header(records.header, table, file)
                     pipe = _Pipe()
                     query = _csv_sql(pipe, len(records.header), positions, table, now)
@@ -324,7 +317,7 @@ class _Loader:
                 self.bar.remove_task(task)
             after = os.fstat(raw.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise _Refused("it changed while it was read: write it under a hidden name, then rename it")
+                raise Refused("it changed while it was read: write it under a hidden name, then rename it")
         self.judge_rejects(table, file)
         self.drop_duplicates(table, file)
         file.loaded = file.read - file.rejected - file.duplicate
@@ -350,7 +343,7 @@ class _Loader:
         file: FileResult,
         query: str,
         progress: Callable[[int], None],
-        feed: "tuple[_Records, _Pipe] | None" = None,
+        feed: "tuple[Records, _Pipe] | None" = None,
     ) -> None:
         """Copy what DuckDB makes of the query, which may read the records through a pipe, into the stage table.
 
@@ -370,7 +363,7 @@ class _Loader:
         def read() -> None:
             with open(out.reader, "rb", buffering=0) as source:
                 stream = _Counting(source, progress)
-                self.cur.copy_expert(copy, cast(TextIO, stream), _BLOCK)
+                self.cur.copy_expert(copy, cast(TextIO, stream), BLOCK)
                 file.read, file.rejected = stream.lines, stream.lines - stream.accepted
 
         def run(work: Callable[[], None]) -> None:
@@ -398,10 +391,10 @@ class _Loader:
                 thread.join()
         if failures:
             # Whoever fails breaks the pipes of the others: what they say then tells nothing.
-            kinds = [_Refused, psycopg2.Error, duckdb.Error]
+            kinds = [Refused, psycopg2.Error, duckdb.Error]
             failure = min(failures, key=lambda f: next((i for i, kind in enumerate(kinds) if isinstance(f, kind)), 9))
             if isinstance(failure, (duckdb.Error, psycopg2.DataError)):
-                raise _Refused(f"it cannot be read: {_first_line(failure)}")
+                raise Refused(f"it cannot be read: {_first_line(failure)}")
             raise failure
 
     def judge_rejects(self, table: Table, file: FileResult) -> None:
@@ -422,7 +415,7 @@ class _Loader:
         first += f": {reason}"
         limit = settings().max_reject_share
         if file.rejected > limit * file.read:
-            raise _Refused(
+            raise Refused(
                 f"{file.rejected:,} of {file.read:,} rows rejected, over the limit of {limit:.0%}; first: {first}"
             )
         rows = "1 row" if file.rejected == 1 else f"{file.rejected:,} rows"
@@ -575,10 +568,10 @@ def _open(path: Path) -> Iterator[io.BufferedReader]:
         # NOFOLLOW: no link leads out of the drop folder. NONBLOCK: a FIFO would wait for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise _Refused(f"it cannot be opened: {error.strerror}") from None
+        raise Refused(f"it cannot be opened: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise _Refused("it is not a regular file")
+        raise Refused("it is not a regular file")
     with open(fd, "rb") as raw:
         yield raw
 
@@ -614,10 +607,10 @@ def _match_header(names: list[str], table: Table, file: FileResult) -> dict[str,
     given = [name.strip().lower() for name in names]
     known = [*table.names, "_deleted"]
     if twice := [name for name, times in Counter(given).items() if times > 1]:
-        raise _Refused(f"the header has the column '{_excerpt(twice[0])}' twice")
+        raise Refused(f"the header has the column '{_excerpt(twice[0])}' twice")
     if missing := [column.name for column in table.columns if column.required and column.name not in given]:
         comma = " (the separator must be a comma)" if len(given) == 1 else ""
-        raise _Refused(
+        raise Refused(
             f"required column {', '.join(missing)} is missing; the header is '{_excerpt(','.join(names))}'{comma}"
         )
     if unknown := [name for name in given if name not in known]:
@@ -652,14 +645,14 @@ def _parquet_sql(
     try:
         described = engine.execute(f"DESCRIBE FROM {reader})").fetchall()
     except duckdb.Error as error:
-        raise _Refused(f"it is not a readable parquet file: {_first_line(error)}") from None
+        raise Refused(f"it is not a readable parquet file: {_first_line(error)}") from None
     positions = _match_header([row[0] for row in described], table, file)
     are_text = {column.name for column in table.columns if column.type == "text"}
     for name, at in positions.items():
         type_ = described[at][1]
         inexact = name in are_text and type_ in ("FLOAT", "DOUBLE")  # the key 123 would become '123.0'
         if inexact or type_.endswith("]") or type_.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
-            raise _Refused(f"column {name} has the type {_excerpt(type_)}: make it text")
+            raise Refused(f"column {name} has the type {_excerpt(type_)}: make it text")
     texts = {name: f"nullif(CAST(c{at} AS VARCHAR), '')" for name, at in positions.items()}
     has_nul = " OR ".join(f"contains({name}, chr(0))" for name in texts)
     is_long = " OR ".join(f"length({name}) > {LONGEST}" for name in texts)
@@ -685,164 +678,3 @@ def _escaped(text: str) -> str:
     for character, escape in ((r"'\'", r"'\\'"), ("chr(9)", r"'\t'"), ("chr(10)", r"'\n'"), ("chr(13)", r"'\r'")):
         escaped = f"replace({escaped}, {character}, {escape})"
     return rf"CASE WHEN regexp_matches({text}, '[\\\t\n\r]') THEN {escaped} ELSE {text} END"
-
-
-class _Records:
-    """The records of a CSV file, as blocks of lines `number, fault, value...` in the text format of COPY.
-
-    The number is the line of the file on which the record begins. `header` is read at once. Raises _Refused, also
-    while the blocks are read.
-    """
-
-    def __init__(self, stream: io.BufferedReader | gzip.GzipFile) -> None:
-        self._stream = stream
-        self._blocks = self._split()
-        self._pending: bytes | None = None
-        self._text, self._end = io.StringIO(), 0  # the block in the parser
-        csv.field_size_limit(LONGEST)
-        self._reader = csv.reader(self._lines(), strict=True)
-        self._plain_lines = 0  # that passed by the parser
-        try:
-            self.header = next(self._reader)
-        except StopIteration:
-            raise _Refused("it is empty: not even a header") from None
-        except csv.Error as error:
-            raise _Refused(f"its header cannot be read: {self._fault(error, 1)}") from None
-
-    def __iter__(self) -> Iterator[bytes]:
-        while True:
-            yield from self._parse()
-            if (block := self._take()) is None:
-                return
-            if (plain := self._plain(block)) is not None:
-                yield plain
-            else:
-                self._pending = block
-
-    def _split(self) -> Iterator[bytes]:
-        """Blocks of whole lines."""
-        rest = b""
-        at_start = True
-        while True:
-            try:
-                chunk = self._stream.read(_BLOCK)
-            except (EOFError, OSError, zlib.error) as error:
-                raise _Refused(f"it is damaged or cut short: {error}") from None
-            if at_start:
-                at_start = False
-                if chunk.startswith(b"\x1f\x8b"):
-                    raise _Refused("it is compressed: name it .csv.gz")
-                chunk = chunk.removeprefix(b"\xef\xbb\xbf")
-            if not chunk:
-                break
-            if b"\0" in chunk or chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise _Refused("it is not UTF-8 text: it holds NUL bytes, as UTF-16 or a binary file does")
-            cut = chunk.rfind(b"\n") + 1
-            if cut:
-                yield rest + chunk[:cut]
-                rest = chunk[cut:]
-            elif len(rest) <= LONGEST:
-                rest += chunk
-            else:
-                # Memory stays bounded, and the parser still finds a value over its limit.
-                rest = b"x" * (LONGEST + 1)
-        if rest:
-            yield rest
-
-    def _take(self) -> bytes | None:
-        block, self._pending = self._pending, None
-        return next(self._blocks, None) if block is None else block
-
-    def _lines(self) -> Iterator[str]:
-        """The lines of the block in the parser, then of the next: a record may begin in one and end in another."""
-        while (block := self._take()) is not None:
-            # Bytes that are no UTF-8 become surrogates, found when the record is encoded.
-            text = block.decode("utf-8", "surrogateescape")
-            self._text, self._end = io.StringIO(text, newline="\n"), len(text)
-            yield from self._text
-
-    def _plain(self, block: bytes) -> bytes | None:
-        """The block at once, when it holds nothing that needs a parser: three times as fast. Else None."""
-        if b'"' in block or b"\\" in block or b"\t" in block:
-            return None
-        try:
-            text = block.decode().replace("\r\n", "\n")
-        except UnicodeDecodeError:
-            return None
-        lines = text.replace(",", "\t").removesuffix("\n").split("\n")
-        separators = len(self.header) - 1
-        if "\r" in text or len(text) > LONGEST or {line.count("\t") for line in lines} != {separators}:
-            return None
-        begin = self._plain_lines + self._reader.line_num + 1
-        self._plain_lines += len(lines)
-        return "".join([f"{number}\t\t{line}\n" for number, line in enumerate(lines, begin)]).encode()
-
-    def _parse(self) -> Iterator[bytes]:
-        """The records up to the end of a block."""
-        batch: list[tuple[int, str, list[str]]] = []
-        reader, width = self._reader, len(self.header)
-        while self._pending is not None or self._text.tell() < self._end:
-            line, fault = self._plain_lines + reader.line_num + 1, ""
-            try:
-                values = next(reader)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                fault, values = self._fault(error, line), []
-            else:
-                if not values:  # an empty line
-                    continue
-                if len(values) != width:
-                    fault = f"{len(values)} values under a header of {width}"
-            batch.append((line, fault, _faulty(values, width) if fault else values))
-            if len(batch) == 2000:
-                yield _encoded(batch, width)
-                batch = []
-        if batch:
-            yield _encoded(batch, width)
-
-    def _fault(self, error: csv.Error, line: int) -> str:
-        """What is wrong with the record that begins on the line. Raises _Refused when that is a missing quote."""
-        what, last = str(error), self._plain_lines + self._reader.line_num
-        if "unexpected end" in what:
-            raise _Refused(f"a quote that opens in the record of line {line} never closes: it is damaged or cut short")
-        if "field limit" in what and last > line:
-            raise _Refused(f"a value in the record of line {line} goes on for more than 1 MiB: a quote is missing")
-        ours = next((ours for theirs, ours in _CSV_FAULTS.items() if theirs in what), what)
-        return ours + (f" (the record goes to line {last})" if last > line else "")
-
-
-_CSV_FAULTS = {
-    "expected after": "a quote inside a quoted value",
-    "field limit": "longer than 1 MiB",
-    "new-line character": "a carriage return without a line feed outside of quotes",
-}
-
-
-def _faulty(values: list[str], width: int) -> list[str]:
-    """Values of a record that is wrong as a whole: an excerpt of it, then nothing."""
-    return [",".join(values)[:200], *[""] * (width - 1)]
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _encoded(batch: list[tuple[int, str, list[str]]], width: int) -> bytes:
-    text = "".join([f"{line}\t{fault}\t{chr(9).join(values)}\n" for line, fault, values in batch])
-    clean = text.count("\t") == len(batch) * (width + 1) and text.count("\n") == len(batch)
-    if clean and "\\" not in text and "\r" not in text and len(text) <= LONGEST:
-        with suppress(UnicodeEncodeError):
-            return text.encode()
-    lines = []
-    for line, fault, values in batch:
-        if sum(map(len, values)) > LONGEST:
-            fault, values = "longer than 1 MiB", _faulty(values, width)
-        record = "\t".join([str(line), fault, *map(_escape, values)])
-        try:
-            lines.append(record.encode())
-        except UnicodeEncodeError:
-            values = [value.encode(errors="replace").decode() for value in _faulty(values, width)]
-            record = "\t".join([str(line), fault or "not UTF-8", *map(_escape, values)])
-            lines.append(record.encode())
-    return b"\n".join(lines) + b"\n"

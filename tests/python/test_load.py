@@ -27,6 +27,7 @@ from scripts import load as loader
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.load import FileResult, LoadResult, load
+from scripts.records import Records, Refused
 from scripts.settings import ROOT
 from tests.python.conftest import Home
 
@@ -491,11 +492,11 @@ def test_records_do_not_depend_on_where_a_block_ends(
             if values:
                 expected.append((begin, values if len(values) == 3 else None))
 
-    monkeypatch.setattr(loader, "_BLOCK", block)
-    records = loader._Records(io.BufferedReader(io.BytesIO(text.encode())))
+    monkeypatch.setattr("scripts.records.BLOCK", block)
+    records = Records(io.BufferedReader(io.BytesIO(text.encode())))
     assert records.header == ["h", "i", "j"]
     if expected is None:
-        with pytest.raises(loader._Refused, match="never closes"):
+        with pytest.raises(Refused, match="never closes"):
             list(records)
         return
     unescaped = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
