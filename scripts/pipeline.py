@@ -28,6 +28,8 @@ BUSY = ("another sqlmesh plan or run is at work", "this machine's clock is")
 def context() -> "Context":
     """The project as SQLMesh sees it, loaded once per process. Raises WarehouseError when it cannot be loaded."""
     export_environment()
+    for login in ("sqlmesh_user", "sqlmesh_state_user"):
+        connect(login).close()  # says what is wrong with the server, and at once
     from sqlmesh import Context, configure_logging  # 2 s of import, only for the commands that need it
     from sqlmesh.core.console import configure_console
 

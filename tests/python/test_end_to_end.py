@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -411,6 +411,16 @@ def test_incremental_equals_a_full_rebuild(warehouse: Warehouse, homes: Path) ->
             assert rebuilt.content() == incremental
     finally:
         rebuilt.home.remove()
+
+
+def test_a_server_that_is_down_is_told(new_home: Callable[[str], Home]) -> None:
+    """No trace: what happened, and what to do."""
+    home = new_home("down")
+    home.run("up")
+    home.bootstrap()
+    home.run("down")
+    for command in (["refresh"], ["deploy"], ["load", "seeds"]):
+        assert "run `make up`" in home.run(*command, code=Exit.SERVICE_DOWN)
 
 
 def test_the_commands_of_the_readme(warehouse: Warehouse) -> None:
