@@ -24,8 +24,7 @@ def test_a_page_names_only_what_exists(page) -> None:  # type: ignore[no-untyped
     ):
         assert list(ROOT.glob(path.rstrip("/"))), path
     named = set(re.findall(r"\b((?:staging|marts|ml|seeds)\.[a-z_]{4,})\b", text))
-    columns = {f"{model}.{column}" for model in MODELS for column in ("csv",)}
-    assert {name for name in named if not name.endswith("_")} <= MODELS | columns
+    assert {name for name in named if not name.endswith("_")} <= MODELS
 
 
 def test_help_lists_every_command() -> None:
