@@ -1,7 +1,6 @@
-"""One row per customer with a counted order: the segment by value of its order days."""
+"""One row per customer with a counted order: the segment by value, and RFM scores."""
 
 from datetime import datetime
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,33 @@ from sqlmesh import ExecutionContext, model
     tags=["ml", "customers"],
     grain="customer_id",
     description=(
-        "One row per customer with a counted order. Answers: which customers are of high, medium or low value? "
-        "high_value: average daily revenue above the variable high_value_daily_revenue and more than "
-        "high_value_order_days order days; else medium_value: above medium_value_daily_revenue; else low_value. "
-        "Excludes guests."
+        "One row per customer with a counted order. Answers: which customers are of high, medium or low value, and who "
+        "bought recently, often and for much? Scores go from 1 to 5, 5 the best fifth, by cumulative distribution, so "
+        "that equal values get equal scores. Excludes guests."
     ),
     columns={
         "customer_id": "TEXT",
         "segment": "TEXT",
         "order_days": "BIGINT",
+        "orders": "BIGINT",
         "net_revenue": "DECIMAL(18, 4)",
-        "average_daily_revenue": "DECIMAL(18, 4)",
+        "recency_days": "BIGINT",
+        "recency_score": "INT",
+        "frequency_score": "INT",
+        "monetary_score": "INT",
     },
     column_descriptions={
         "customer_id": "Customer; joins marts.dim_customers.",
-        "segment": "high_value, medium_value or low_value.",
+        "segment": "high_value, medium_value or low_value, as marts.customer_metrics says on the last day of the customer.",
         "order_days": "Local days with a counted order.",
-        "net_revenue": "Net sales less refunds (order basis), whole life, in the reporting currency.",
-        "average_daily_revenue": "net_revenue divided by order_days.",
+        "orders": "Counted orders: what frequency_score scores.",
+        "net_revenue": "Net sales less refunds (order basis), whole life, in the reporting currency: what monetary_score scores.",
+        "recency_days": "Days from the last counted order to the as-of day: what recency_score scores, fewer being better.",
+        "recency_score": "1 to 5.",
+        "frequency_score": "1 to 5.",
+        "monetary_score": "1 to 5.",
     },
-    depends_on=["marts.customer_metrics"],
+    depends_on=["marts.customer_lifetime", "marts.dim_dates"],
     audits=[("grain_is_unique", {"columns": exp.column("customer_id")})],
     post_statements=["@create_index(customer_id, unique := TRUE)"],
 )
@@ -47,45 +53,51 @@ def execute(
 
     Money crosses as whole ten-thousandths, so that no amount passes through a float.
     """
-    metrics = context.resolve_table("marts.customer_metrics")
+    lifetimes = context.resolve_table("marts.customer_lifetime")
+    dates = context.resolve_table("marts.dim_dates")
     customers = context.fetchdf(
         f"""
         SELECT
           customer_id,
-          SUM(CASE WHEN orders > 0 THEN 1 ELSE 0 END) AS order_days,
-          CAST(SUM(net_revenue) * 10000 AS BIGINT) AS net_revenue_e4
-        FROM {metrics}
-        GROUP BY customer_id
-        HAVING SUM(orders) > 0
+          segment,
+          order_days,
+          orders,
+          CAST(net_revenue * 10000 AS BIGINT) AS net_revenue_e4,
+          (SELECT MAX(date_day) FROM {dates}) - last_order_date AS recency_days
+        FROM {lifetimes}
+        WHERE orders > 0
         """
-    ).astype({"order_days": "int64", "net_revenue_e4": "int64"})
-    return segments(
-        customers,
-        high_revenue=int(context.var("high_value_daily_revenue") or 0),
-        high_days=int(context.var("high_value_order_days") or 0),
-        medium_revenue=int(context.var("medium_value_daily_revenue") or 0),
+    )
+    return scored(
+        customers.astype({name: "int64" for name in ("order_days", "orders", "net_revenue_e4", "recency_days")})
     )
 
 
-def segments(customers: pd.DataFrame, high_revenue: int, high_days: int, medium_revenue: int) -> pd.DataFrame:
-    """Segment of each customer (customer_id, order_days, net_revenue_e4), by the rule in the model's description.
-
-    An average above a threshold is a total above threshold times days: whole numbers, compared exactly.
-    """
-    revenue, days = customers["net_revenue_e4"], customers["order_days"]
-    is_high = (revenue > high_revenue * 10_000 * days) & (days > high_days)
-    is_medium = revenue > medium_revenue * 10_000 * days
+def scored(customers: pd.DataFrame) -> pd.DataFrame:
+    """The customers (segment, order_days, orders, net_revenue_e4, recency_days) with their scores."""
+    revenue = customers["net_revenue_e4"]
     return pd.DataFrame(
         {
             "customer_id": customers["customer_id"],
-            "segment": np.select([is_high, is_medium], ["high_value", "medium_value"], "low_value"),
-            "order_days": days,
-            "net_revenue": [money(Decimal(e4)) for e4 in revenue],
-            "average_daily_revenue": [money(Decimal(e4) / n) for e4, n in zip(revenue, days, strict=True)],
+            "segment": customers["segment"],
+            "order_days": customers["order_days"],
+            "orders": customers["orders"],
+            "net_revenue": [money(e4) for e4 in revenue],
+            "recency_days": customers["recency_days"],
+            "recency_score": score(-customers["recency_days"]),
+            "frequency_score": score(customers["orders"]),
+            "monetary_score": score(revenue),
         }
     )
 
 
-def money(ten_thousandths: Decimal) -> str:
-    """An amount as text with four decimals, halves away from zero as PostgreSQL rounds."""
-    return str((ten_thousandths / 10_000).quantize(Decimal("0.0001"), ROUND_HALF_UP))
+def score(values: "pd.Series[int]") -> "pd.Series[int]":
+    """ceil(5 * cume_dist()) in whole numbers: rows up to and with this value, times 5, by all rows, rounded up."""
+    up_to = values.rank(method="max").astype("int64")
+    return pd.Series(-(-5 * up_to // np.int64(max(len(values), 1))), index=values.index, dtype="int64")
+
+
+def money(ten_thousandths: int) -> str:
+    """An amount as text with four decimals."""
+    whole, rest = divmod(abs(ten_thousandths), 10_000)
+    return f"{'-' if ten_thousandths < 0 else ''}{whole}.{rest:04d}"

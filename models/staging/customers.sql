@@ -13,6 +13,7 @@ MODEL (
     email = 'E-mail address (personal data).',
     full_name = 'Name (personal data).',
     country_code = 'ISO 3166 code of two letters.',
+    country_name = 'Name of the country; NULL for a code that seeds.countries does not list.',
     created_at = 'When the customer was created.',
     updated_at = 'Clock of the version shown.'
   ),
@@ -46,14 +47,17 @@ WITH touched AS (
     @landed() AND @touched(customer_id)
 )
 SELECT
-  customer_id::TEXT,
-  email::TEXT,
-  full_name::TEXT,
-  country_code::TEXT,
-  created_at::TIMESTAMPTZ,
-  updated_at::TIMESTAMPTZ
+  versions.customer_id::TEXT,
+  versions.email::TEXT,
+  versions.full_name::TEXT,
+  versions.country_code::TEXT,
+  countries.country_name::TEXT,
+  versions.created_at::TIMESTAMPTZ,
+  versions.updated_at::TIMESTAMPTZ
 FROM versions
+LEFT JOIN seeds.countries AS countries
+  ON versions.country_code = countries.country_code
 WHERE
-  version_rank = 1 AND NOT _deleted;
+  versions.version_rank = 1 AND NOT versions._deleted;
 
 @create_index(customer_id, unique := TRUE)

@@ -121,7 +121,7 @@ WITH touched AS (
 SELECT
   per_euro.currency::TEXT,
   per_euro.rate_date::DATE,
-  CAST(reporting.units_per_euro / per_euro.units_per_euro AS DECIMAL(18, 8)) AS exchange_rate
+  @ratio(reporting.units_per_euro, per_euro.units_per_euro, scale := 8) AS exchange_rate
 FROM per_euro
 INNER JOIN per_euro AS reporting
   ON per_euro.rate_date = reporting.rate_date

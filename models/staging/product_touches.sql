@@ -4,7 +4,7 @@ MODEL (
   owner commerce,
   tags (staging, commerce),
   grain (product_id, _loaded_at),
-  description 'One row per load that touched a product: by a version of the product, or of an order line or a refund that ever named the product.',
+  description 'One row per load that touched a product: by a version of the product, of an order with a line that ever named the product, of that line, or of a refund of that order or of the product.',
   column_descriptions (
     product_id = 'Product touched; NULL where none was named.',
     _loaded_at = 'When the touching row was loaded.'
@@ -18,10 +18,10 @@ FROM raw.products
 UNION
 SELECT
   versions.product_id::TEXT,
-  loads._loaded_at::TIMESTAMPTZ
-FROM raw.order_items AS loads
+  touches._loaded_at::TIMESTAMPTZ
+FROM staging.order_touches AS touches
 INNER JOIN raw.order_items AS versions
-  ON loads.order_id = versions.order_id AND loads.line_number = versions.line_number
+  ON touches.order_id = versions.order_id
 UNION
 SELECT
   product_id::TEXT,

@@ -3,10 +3,11 @@ MODEL (
   kind VIEW,
   owner support,
   tags (staging, support),
-  grain (ticket_id, customer_id, _loaded_at),
-  description 'One row per load that touched a ticket, by a version of it or of an event, and per customer that any version of the ticket ever named.',
+  grain (ticket_id, created_date, customer_id, _loaded_at),
+  description 'One row per load that touched a ticket, by a version of it or of an event, and per day and customer that any version of the ticket ever named.',
   column_descriptions (
     ticket_id = 'Ticket touched.',
+    created_date = 'Local day of creation that a version of the ticket named; NULL while the ticket has not arrived, or for a deletion that names none.',
     customer_id = 'Customer that a version of the ticket named; NULL where it named none, or while the ticket has not arrived.',
     _loaded_at = 'When the touching row was loaded.'
   )
@@ -27,6 +28,7 @@ WITH touches AS (
 )
 SELECT DISTINCT
   touches.ticket_id::TEXT,
+  @local_date(versions.created_at) AS created_date,
   versions.customer_id::TEXT,
   touches._loaded_at::TIMESTAMPTZ
 FROM touches

@@ -13,7 +13,9 @@ MODEL (
     customer_id = 'Customer who asked.',
     order_id = 'Order asked about.',
     channel = 'Channel it came by.',
-    priority = 'Priority.',
+    priority = 'Priority in lower case where seeds.sla_targets lists it, else other.',
+    source_priority = 'Priority as delivered.',
+    first_reply_target_minutes = 'Minutes within which a ticket of this priority is to be answered; NULL for other.',
     category = 'Subject.',
     status = 'open, pending, solved or closed.',
     created_at = 'When it was created.',
@@ -52,19 +54,25 @@ WITH touched AS (
     @landed() AND @touched(ticket_id)
 )
 SELECT
-  ticket_id::TEXT,
-  customer_id::TEXT,
-  order_id::TEXT,
-  channel::TEXT,
-  priority::TEXT,
-  category::TEXT,
-  status::TEXT,
-  created_at::TIMESTAMPTZ,
-  updated_at::TIMESTAMPTZ
+  versions.ticket_id::TEXT,
+  versions.customer_id::TEXT,
+  versions.order_id::TEXT,
+  versions.channel::TEXT,
+  COALESCE(targets.priority, 'other')::TEXT AS priority,
+  versions.priority::TEXT AS source_priority,
+  targets.first_reply_minutes::INT AS first_reply_target_minutes,
+  versions.category::TEXT,
+  versions.status::TEXT,
+  versions.created_at::TIMESTAMPTZ,
+  versions.updated_at::TIMESTAMPTZ
 FROM versions
+LEFT JOIN seeds.sla_targets AS targets
+  ON LOWER(TRIM(versions.priority)) = targets.priority
 WHERE
-  version_rank = 1 AND NOT _deleted;
+  versions.version_rank = 1 AND NOT versions._deleted;
 
 @create_index(ticket_id, unique := TRUE);
 
-@create_index(customer_id)
+@create_index(customer_id);
+
+@create_index(created_at)

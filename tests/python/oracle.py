@@ -7,7 +7,7 @@ from scratch, every time.
 import csv
 import io
 from bisect import bisect_right
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,16 @@ KEYS = {
     "tickets": "ticket_id",
     "ticket_events": "event_id",
 }
+
+# money: as money is stored. ratio: exact, halves away from zero.
+FUNCTIONS = """
+CREATE MACRO money(x) AS x::DECIMAL(28, 8)::DECIMAL(18, 4);
+CREATE MACRO millionths(x) AS abs(x::DECIMAL(28, 6) * 1000000)::HUGEINT;
+CREATE MACRO ratio(a, b) AS CASE WHEN b <> 0 THEN
+  sign(a) * sign(b) * ((millionths(a) * 20000 + millionths(b)) // (millionths(b) * 2))::DECIMAL(18, 0)
+    * 0.0001::DECIMAL(5, 4) END;
+CREATE MACRO minutes(a, b) AS ratio(epoch_us(b) - epoch_us(a), 60000000);
+"""
 
 DEFINITIONS = """
 CREATE TABLE o AS
@@ -82,19 +92,128 @@ WITH events AS (
   SELECT d FROM o
   UNION ALL SELECT (refunded_at AT TIME ZONE $zone)::DATE FROM refunds
   UNION ALL SELECT (occurred_at AT TIME ZONE $zone)::DATE FROM ticket_events
+  UNION ALL SELECT (created_at AT TIME ZONE $zone)::DATE FROM tickets
 )
 SELECT unnest(generate_series(min(d), max(d), INTERVAL 1 DAY))::DATE AS d, max(d) AS as_of FROM events;
+
+CREATE TABLE months AS SELECT date_trunc('month', d)::DATE AS m, max(as_of) AS as_of FROM days GROUP BY 1;
+
+-- What a customer did on a day, and the segment it had reached by then (75, 10 and 40: config/warehouse.yaml).
+CREATE TABLE c AS
+WITH days_of AS (
+  SELECT customer_id, d, sum(n) AS orders, sum(units) AS units, sum(gross) AS gross, sum(discount) AS discount,
+    sum(refund) AS refund
+  FROM (
+    SELECT customer_id, d, 1 AS n, units, gross, discount, refund FROM v WHERE counts
+    UNION ALL SELECT customer_id, d, 0, 0, 0, 0, refund FROM f WHERE order_id IS NULL
+  ) WHERE customer_id IS NOT NULL GROUP BY ALL
+)
+SELECT *,
+  CASE WHEN worth > 75 * n AND n > 10 THEN 'high_value' WHEN worth > 40 * n THEN 'medium_value' ELSE 'low_value' END
+    AS segment
+FROM (
+  SELECT x.*,
+    (SELECT sum(gross - discount - refund) FROM days_of AS y WHERE y.customer_id = x.customer_id AND y.d <= x.d) AS worth,
+    (SELECT count(*) FROM days_of AS y WHERE y.customer_id = x.customer_id AND y.d <= x.d AND y.orders > 0) AS n
+  FROM days_of AS x
+);
+
+-- The first counted order ever, and the months with one.
+CREATE TABLE firsts AS SELECT customer_id, min(m) AS cohort FROM v WHERE counts AND customer_id IS NOT NULL GROUP BY 1;
+CREATE TABLE active AS
+SELECT customer_id, m, count(*) AS orders FROM v WHERE counts AND customer_id IS NOT NULL GROUP BY ALL;
+
+-- What a product brought in, each part on its own line.
+CREATE TABLE p AS
+SELECT product_id, m, order_id, units, gross, discount, 0 AS refund FROM l WHERE counts
+UNION ALL
+SELECT coalesce(x.product_id, i.product_id), coalesce(o.m, f.m), NULL, 0, 0, 0, f.refund
+FROM f JOIN refunds AS x USING (refund_id) LEFT JOIN o ON o.order_id = f.order_id
+LEFT JOIN order_items AS i ON i.order_id = x.order_id AND i.line_number = x.line_number
+WHERE coalesce(o.counts, true) AND coalesce(x.product_id, i.product_id) IS NOT NULL;
+
+CREATE TABLE t AS
+SELECT *, created_at + to_minutes(target) AS due,
+  CASE
+    WHEN target IS NULL THEN NULL
+    WHEN replied IS NOT NULL THEN replied <= due
+    WHEN (due AT TIME ZONE $zone)::DATE <= (SELECT max(as_of) FROM days) THEN false
+  END AS met
+FROM (
+SELECT t.ticket_id, t.customer_id, t.created_at, (t.created_at AT TIME ZONE $zone)::DATE AS d,
+  date_trunc('month', t.created_at AT TIME ZONE $zone)::DATE AS m,
+  coalesce((SELECT any_value(priority) FROM sla WHERE priority = lower(trim(t.priority))), 'other') AS priority,
+  (SELECT any_value(minutes) FROM sla WHERE priority = lower(trim(t.priority))) AS target,
+  (SELECT min(occurred_at) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'agent_reply') AS replied,
+  (SELECT min(occurred_at) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'solved') AS solved,
+  (SELECT max(occurred_at) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'solved') AS settled,
+  (SELECT count(*) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'solved') > 1 AS reopened
+FROM tickets AS t
+);
+
+CREATE TABLE status_events AS
+SELECT *, (occurred_at AT TIME ZONE $zone)::DATE AS d FROM ticket_events
+WHERE event_type IN ('open', 'pending', 'solved', 'reopened', 'closed');
+
+-- At the end of a day, by the last status until then.
+CREATE MACRO is_open(ticket, day) AS coalesce(
+  (SELECT arg_max(event_type, (occurred_at, event_id)) FROM status_events AS e WHERE e.ticket_id = ticket AND e.d <= day),
+  'open'
+) NOT IN ('solved', 'closed');
+
+CREATE TABLE totals AS
+SELECT product_id, m AS month, count(DISTINCT order_id) AS orders, sum(units) AS units, sum(gross) AS gross_revenue,
+  sum(discount) AS discounts, sum(gross - discount) AS net_sales, sum(refund) AS refunds,
+  sum(gross - discount - refund) AS net_revenue
+FROM p GROUP BY ALL;
+
+CREATE TABLE priorities AS SELECT priority FROM sla UNION ALL SELECT 'other' UNION ALL SELECT 'all';
+"""
+
+# Numbers of the tickets created in a period `k`, which has a row for every priority.
+SUPPORT = """
+    SELECT k.{key}, q.priority,{more}
+      count(t.ticket_id) AS tickets_created, count(replied) AS tickets_replied, count(solved) AS tickets_solved,
+      count(*) FILTER (reopened) AS reopened_tickets,
+      {percentiles},
+      count(*) FILTER (met) AS sla_met_tickets, count(*) FILTER (NOT met) AS sla_missed_tickets,
+      ratio(sla_met_tickets, sla_met_tickets + sla_missed_tickets) AS sla_met_rate
+    FROM {periods} AS k CROSS JOIN priorities AS q
+    LEFT JOIN t ON t.{period} = k.{period} AND q.priority IN (t.priority, 'all')
+    GROUP BY ALL
+"""
+MINUTES = ",\n".join(
+    f"money(quantile_cont(minutes(t.created_at, {column})::DOUBLE, {level})) AS {name}_minutes_p{level * 100:.0f}"
+    for name, column in (("first_reply", "replied"), ("first_resolution", "solved"), ("full_resolution", "settled"))
+    for level in (0.5, 0.9)
+)
+
+# One row for each version that differs, from the state that each left behind.
+HISTORY = """
+    SELECT {key}, {columns}, _deleted AS is_deleted, updated_at AS valid_from,
+      (SELECT min(y.updated_at) FROM changes_{name} AS y WHERE y.{key} = x.{key} AND y.updated_at > x.updated_at) AS valid_to,
+      updated_at = (SELECT max(y.updated_at) FROM changes_{name} AS y WHERE y.{key} = x.{key}) AS is_current
+    FROM changes_{name} AS x
 """
 
 MARTS = {
+    "marts.dim_customer_history": HISTORY.format(key="customer_id", columns="country_code, created_at", name="customers"),
+    "marts.dim_product_history": HISTORY.format(
+        key="product_id", columns="product_name, category, brand, list_price, unit_cost", name="products"
+    ),
     "marts.dim_customers": """
-        SELECT customer_id, customer_id IN (SELECT customer_id FROM customers) AS is_known
+        SELECT customer_id, customer_id IN (SELECT customer_id FROM customers) AS is_known,
+          coalesce((SELECT country_code FROM customers AS k WHERE k.customer_id = x.customer_id), 'unknown') AS country_code,
+          coalesce(
+            (SELECT country_name FROM customers AS k JOIN countries USING (country_code) WHERE k.customer_id = x.customer_id),
+            'unknown'
+          ) AS country_name
         FROM (
           SELECT customer_id FROM customers
           UNION SELECT customer_id FROM orders
           UNION SELECT customer_id FROM refunds
           UNION SELECT customer_id FROM tickets
-        ) WHERE customer_id IS NOT NULL
+        ) AS x WHERE customer_id IS NOT NULL
     """,
     "marts.dim_products": """
         SELECT product_id, product_id IN (SELECT product_id FROM products) AS is_known
@@ -104,7 +223,11 @@ MARTS = {
           UNION SELECT product_id FROM refunds
         ) WHERE product_id IS NOT NULL
     """,
-    "marts.dim_dates": "SELECT d AS date_day, as_of AS as_of_date FROM days",
+    "marts.dim_dates": """
+        SELECT d AS date_day, as_of AS as_of_date, last_day(d) <= as_of AS is_month_complete,
+          isodow(d) AS day_of_week, d IN (SELECT holiday_date FROM holidays) AS is_holiday
+        FROM days
+    """,
     "marts.fct_order_items": """
         SELECT order_id, line_number, product_id, customer_id, d AS order_date, counts AS is_counted, units,
           gross AS gross_revenue, discount AS discounts, gross - discount AS net_sales, tax
@@ -118,12 +241,9 @@ MARTS = {
         FROM v
     """,
     "marts.customer_metrics": """
-        SELECT customer_id, d AS order_date, sum(n) AS orders, sum(gross - discount) AS net_sales,
-          sum(refund) AS refunds, sum(gross - discount - refund) AS net_revenue
-        FROM (
-          SELECT customer_id, d, 1 AS n, gross, discount, refund FROM v WHERE counts
-          UNION ALL SELECT customer_id, d, 0, 0, 0, refund FROM f WHERE order_id IS NULL
-        ) WHERE customer_id IS NOT NULL GROUP BY ALL
+        SELECT customer_id, d AS order_date, orders, units, gross AS gross_revenue, discount AS discounts,
+          gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, segment
+        FROM c
     """,
     "marts.daily_revenue": """
         SELECT
@@ -154,17 +274,92 @@ MARTS = {
           quantile_cont((gross - discount)::DOUBLE, 0.99)::DECIMAL(18, 4) AS p99
         FROM v WHERE counts GROUP BY m
     """,
-    "ml.customer_segments": """
-        SELECT customer_id, count(DISTINCT d) FILTER (n = 1) AS order_days, sum(net) AS net_revenue,
-          CASE
-            WHEN sum(net) > 75 * count(DISTINCT d) FILTER (n = 1) AND count(DISTINCT d) FILTER (n = 1) > 10 THEN 'high_value'
-            WHEN sum(net) > 40 * count(DISTINCT d) FILTER (n = 1) THEN 'medium_value'
-            ELSE 'low_value'
-          END AS segment
+    "marts.customer_lifetime": """
+        SELECT customer_id, sum(c.orders) AS orders, count(*) FILTER (c.orders > 0) AS order_days,
+          min(d) FILTER (c.orders > 0) AS first_order_date, max(d) FILTER (c.orders > 0) AS last_order_date,
+          sum(c.orders) >= 2 AS is_repeat_customer, sum(units) AS units, sum(gross) AS gross_revenue,
+          sum(discount) AS discounts, sum(gross - discount) AS net_sales,
+          ratio(sum(gross - discount), sum(c.orders)) AS average_order_value,
+          sum(refund) AS refunds, sum(gross - discount - refund) AS net_revenue, arg_max(segment, d) AS segment
+        FROM c GROUP BY customer_id
+    """,
+    "marts.daily_segment_metrics": """
+        SELECT v.d AS order_date, CASE WHEN v.customer_id IS NULL THEN 'guest' ELSE c.segment END AS segment,
+          count(*) AS orders, count(DISTINCT v.customer_id) AS customers, sum(v.units) AS units, sum(v.gross) AS gross_revenue,
+          sum(v.discount) AS discounts, sum(v.gross - v.discount) AS net_sales,
+          ratio(sum(v.gross - v.discount), count(*)) AS average_order_value,
+          money(quantile_cont((v.gross - v.discount)::DOUBLE, 0.5)) AS median_order_value
+        FROM v LEFT JOIN c ON c.customer_id = v.customer_id AND c.d = v.d WHERE counts GROUP BY ALL
+    """,
+    "marts.product_performance": """
+        SELECT *, (SELECT 1 + count(*) FROM totals AS y WHERE y.month = x.month AND y.net_revenue > x.net_revenue)
+          AS revenue_rank
+        FROM totals AS x
+    """,
+    "marts.product_revenue": """
+        SELECT product_id, count(DISTINCT order_id) AS orders, sum(units) AS units, sum(gross) AS gross_revenue,
+          sum(discount) AS discounts, sum(gross - discount) AS net_sales, sum(refund) AS refunds,
+          sum(gross - discount - refund) AS net_revenue, ratio(sum(refund), sum(gross - discount)) AS refund_rate
+        FROM p GROUP BY product_id
+    """,
+    "marts.new_vs_returning": """
+        SELECT *, ratio(repeat_customers, customers) AS repeat_customer_rate FROM (
+        SELECT m AS month, last_day(m) <= as_of AS is_complete,
+          (SELECT count(*) FROM active AS a WHERE a.m = months.m) AS customers,
+          (SELECT count(*) FROM firsts WHERE cohort = months.m) AS new_customers,
+          (SELECT count(*) FROM active AS a JOIN firsts USING (customer_id) WHERE a.m = months.m AND cohort < a.m)
+            AS returning_customers,
+          (SELECT count(*) FROM active AS a WHERE a.m = months.m AND orders >= 2) AS repeat_customers
+        FROM months)
+    """,
+    "marts.cohort_retention": """
+        SELECT *, ratio(customers, cohort_size) AS retention_rate FROM (
+        SELECT cohort AS cohort_month, datediff('month', cohort, m) AS months_since, m AS month,
+          last_day(m) <= as_of AS is_complete,
+          (SELECT count(*) FROM active AS a JOIN firsts AS g USING (customer_id) WHERE g.cohort = x.cohort AND a.m = x.m)
+            AS customers,
+          (SELECT count(*) FROM firsts AS g WHERE g.cohort = x.cohort) AS cohort_size
+        FROM (SELECT DISTINCT cohort, m, as_of FROM firsts JOIN months ON m >= cohort) AS x)
+    """,
+    "marts.fct_tickets": """
+        SELECT ticket_id, customer_id, priority, d AS created_date, reopened AS is_reopened, replied AS first_reply_at,
+          solved AS first_resolution_at, settled AS full_resolution_at, minutes(created_at, replied) AS first_reply_minutes,
+          minutes(created_at, solved) AS first_resolution_minutes,
+          minutes(created_at, settled) AS full_resolution_minutes, due AS first_reply_due_at,
+          replied <= due AS is_sla_met
+        FROM t
+    """,
+    "marts.support_daily": SUPPORT.format(
+        key="d AS created_date", more="", periods="days", period="d", percentiles=MINUTES
+    ),
+    "marts.support_monthly": SUPPORT.format(
+        key="m AS month", more=" last_day(k.m) <= k.as_of AS is_complete,", periods="months", period="m", percentiles=MINUTES
+    ),
+    "marts.ticket_backlog": """
+        SELECT k.d AS date_day, q.priority,
+          count(*) FILTER (t.ticket_id IS NOT NULL AND is_open(t.ticket_id, k.d)) AS open_tickets
+        FROM days AS k CROSS JOIN priorities AS q LEFT JOIN t ON t.d <= k.d AND q.priority IN (t.priority, 'all')
+        GROUP BY ALL
+    """,
+    "marts.customer_support": """
+        SELECT customer_id, m AS month, sum(orders) AS orders, sum(tickets) AS tickets, sum(reopened) AS reopened_tickets,
+          ratio(sum(tickets), sum(orders)) AS tickets_per_order, sum(refund) AS refunds, sum(after) AS refunds_after_ticket
         FROM (
-          SELECT customer_id, d, 1 AS n, gross - discount - refund AS net FROM v WHERE counts
-          UNION ALL SELECT customer_id, d, 0, -refund FROM f WHERE order_id IS NULL
-        ) WHERE customer_id IS NOT NULL GROUP BY customer_id HAVING sum(n) > 0
+          SELECT customer_id, date_trunc('month', d)::DATE AS m, orders, 0 AS tickets, 0 AS reopened, refund, 0 AS after
+          FROM c
+          UNION ALL SELECT customer_id, m, 0, 1, reopened::INT, 0, 0 FROM t
+          UNION ALL
+          SELECT f.customer_id, coalesce(o.m, f.m), 0, 0, 0, 0, f.refund
+          FROM f JOIN refunds AS x USING (refund_id) LEFT JOIN o ON o.order_id = f.order_id
+          WHERE coalesce(o.counts, true) AND EXISTS (
+            FROM t WHERE t.customer_id = f.customer_id AND t.created_at <= x.refunded_at AND datediff('day', t.d, f.d) <= 30
+          )
+        ) WHERE customer_id IS NOT NULL GROUP BY ALL
+    """,
+    "ml.customer_segments": """
+        SELECT customer_id, count(*) FILTER (orders > 0) AS order_days, sum(gross - discount - refund) AS net_revenue,
+          arg_max(segment, d) AS segment
+        FROM c GROUP BY customer_id HAVING sum(orders) > 0
     """,
 }
 
@@ -193,14 +388,53 @@ def expected(warehouse: connection, folder: Path, zone: str, currency: str) -> d
     engine.execute("CREATE TABLE rates (currency TEXT, d DATE, rate DECIMAL(18, 8))")
     for code, day in days:
         engine.execute("INSERT INTO rates VALUES (?, ?, ?)", [code, day, rate(code, currency, day)])
+    engine.execute(FUNCTIONS)
+    seeds = ROOT / "seeds"
+    engine.execute(f"CREATE TABLE sla AS SELECT priority, first_reply_minutes AS minutes FROM '{seeds}/sla_targets.csv'")
+    engine.execute(f"CREATE TABLE holidays AS FROM '{seeds}/holidays.csv' WHERE country_code = 'US'")
+    engine.execute(f"CREATE TABLE countries AS FROM read_csv('{seeds}/countries.csv', all_varchar = true, nullstr = '')")
+    for name, (key, columns) in VERSIONED.items():
+        _changes(engine, name, key, columns)
     for statement in DEFINITIONS.split(";\n"):
-        if statement.strip():
-            engine.execute(statement, {"zone": zone} if "$zone" in statement else None)
+        if "$zone" in statement:
+            engine.execute(statement, {"zone": zone})
+        elif statement.strip():
+            engine.execute(statement)
     results = {}
     for mart, query in MARTS.items():
         relation = engine.execute(query)
         results[mart] = ([column[0] for column in relation.description or ()], canonical(relation.fetchall()))
     return results
+
+
+# Entity -> its key, and what history shows of it; text that is missing, or of a record that is gone, is unknown.
+VERSIONED = {
+    "customers": ("customer_id", {"country_code": "unknown", "created_at": None}),
+    "products": (
+        "product_id",
+        {"product_name": "unknown", "category": "unknown", "brand": "unknown", "list_price": None, "unit_cost": None},
+    ),
+}
+
+
+def _changes(engine: duckdb.DuckDBPyConnection, name: str, key: str, columns: dict[str, str | None]) -> None:
+    """Table changes_<name>: of the versions by their own clock, those that leave another state than the one before."""
+    versions = engine.execute(
+        f"SELECT {key}, updated_at, _deleted, {', '.join(columns)} FROM landed_{name}"
+        f" ORDER BY {key}, updated_at, _loaded_at, _row_number"
+    ).fetchall()
+    newest = {row[:2]: row for row in versions}  # of several at one instant the last wins
+    kept: list[tuple[Any, ...]] = []
+    for identity, at, deleted, *values in newest.values():
+        shown = [w if v is None or deleted else v for v, w in zip(values, columns.values(), strict=True)]
+        row = (identity, at, deleted, *shown)
+        if not kept or kept[-1][0] != identity or kept[-1][2:] != row[2:]:
+            kept.append(row)
+    engine.execute(
+        f"CREATE TABLE changes_{name} AS SELECT {key}, updated_at, _deleted, {', '.join(columns)} FROM landed_{name} LIMIT 0"
+    )
+    for row in kept:
+        engine.execute(f"INSERT INTO changes_{name} VALUES ({', '.join('?' * len(row))})", list(row))
 
 
 def canonical(rows: Rows) -> Rows:
@@ -211,6 +445,8 @@ def canonical(rows: Rows) -> Rows:
 def _plain(value: Any) -> Any:
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return f"{Decimal(value):.4f}"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
     return value
 
 

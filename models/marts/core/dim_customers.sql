@@ -12,6 +12,7 @@ MODEL (
     customer_id = 'Key of the customer, as delivered.',
     is_known = 'True: a customers file describes this customer.',
     country_code = 'ISO 3166 code of two letters, or unknown.',
+    country_name = 'Name of the country, or unknown.',
     created_at = 'When the customer was created; NULL where unknown.',
     created_date = 'Local day of created_at.'
   ),
@@ -32,6 +33,7 @@ WITH touched AS (
   SELECT
     customer_id,
     country_code,
+    country_name,
     created_at
   FROM staging.customers
   WHERE
@@ -63,6 +65,7 @@ SELECT
   named.customer_id::TEXT,
   NOT known.customer_id IS NULL AS is_known,
   COALESCE(known.country_code, 'unknown')::TEXT AS country_code,
+  COALESCE(known.country_name, 'unknown')::TEXT AS country_name,
   known.created_at::TIMESTAMPTZ,
   @local_date(known.created_at) AS created_date
 FROM named

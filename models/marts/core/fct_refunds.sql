@@ -129,4 +129,6 @@ FROM joined;
 
 @create_index(customer_id);
 
-@create_index(refund_date)
+@create_index(refund_date);
+
+@create_index(order_date)

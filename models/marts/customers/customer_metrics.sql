@@ -21,7 +21,8 @@ MODEL (
     net_sales = 'gross_revenue less discounts.',
     refunds = 'Refunds of these orders whenever paid back, and refunds of the day without an order, in the reporting currency.',
     net_revenue = 'net_sales less refunds.',
-    tax = 'Tax on these orders, in the reporting currency; never revenue.'
+    tax = 'Tax on these orders, in the reporting currency; never revenue.',
+    segment = 'high_value, medium_value or low_value, by net_revenue and order days up to and including this day: high_value above the variable high_value_daily_revenue per order day on more than high_value_order_days order days, else medium_value above medium_value_daily_revenue per order day.'
   ),
   audits (
     grain_is_unique(columns := (customer_id, order_date)),
@@ -71,22 +72,66 @@ WITH touched AS (
   FROM marts.fct_refunds
   WHERE
     order_id IS NULL AND NOT customer_id IS NULL AND @touched(customer_id)
+), days AS (
+  SELECT
+    customer_id,
+    order_date,
+    SUM(orders) AS orders,
+    SUM(units) AS units,
+    SUM(gross_revenue) AS gross_revenue,
+    SUM(discounts) AS discounts,
+    SUM(net_sales) AS net_sales,
+    SUM(refunds) AS refunds,
+    SUM(net_sales - refunds) AS net_revenue,
+    SUM(tax) AS tax
+  FROM activity
+  GROUP BY
+    customer_id,
+    order_date
+), to_date AS (
+  SELECT
+    customer_id,
+    order_date,
+    orders,
+    units,
+    gross_revenue,
+    discounts,
+    net_sales,
+    refunds,
+    net_revenue,
+    tax,
+    SUM(CASE WHEN orders > 0 THEN 1 ELSE 0 END) OVER (
+      PARTITION BY customer_id
+      ORDER BY order_date
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS order_days_to_date,
+    SUM(net_revenue) OVER (
+      PARTITION BY customer_id
+      ORDER BY order_date
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS net_revenue_to_date
+  FROM days
 )
 SELECT
   customer_id::TEXT,
   order_date::DATE,
-  SUM(orders)::BIGINT AS orders,
-  SUM(units)::DECIMAL(18, 4) AS units,
-  SUM(gross_revenue)::DECIMAL(18, 4) AS gross_revenue,
-  SUM(discounts)::DECIMAL(18, 4) AS discounts,
-  SUM(net_sales)::DECIMAL(18, 4) AS net_sales,
-  SUM(refunds)::DECIMAL(18, 4) AS refunds,
-  SUM(net_sales - refunds)::DECIMAL(18, 4) AS net_revenue,
-  SUM(tax)::DECIMAL(18, 4) AS tax
-FROM activity
-GROUP BY
-  customer_id,
-  order_date;
+  orders::BIGINT,
+  units::DECIMAL(18, 4),
+  gross_revenue::DECIMAL(18, 4),
+  discounts::DECIMAL(18, 4),
+  net_sales::DECIMAL(18, 4),
+  refunds::DECIMAL(18, 4),
+  net_revenue::DECIMAL(18, 4),
+  tax::DECIMAL(18, 4),
+  CASE
+    WHEN order_days_to_date > @high_value_order_days
+    AND net_revenue_to_date > @high_value_daily_revenue * order_days_to_date
+    THEN 'high_value'
+    WHEN net_revenue_to_date > @medium_value_daily_revenue * order_days_to_date
+    THEN 'medium_value'
+    ELSE 'low_value'
+  END::TEXT AS segment
+FROM to_date;
 
 @create_index(customer_id, order_date, unique := TRUE);
 

@@ -17,6 +17,7 @@ MODEL (
     gross_revenue = 'Lines before discount, without tax, in the reporting currency.',
     discounts = 'Discounts, in the reporting currency.',
     net_sales = 'gross_revenue less discounts.',
+    average_order_value = 'net_sales divided by orders; NULL without orders.',
     refunds = 'Refunds paid back in this month, in the reporting currency.',
     net_revenue = 'net_sales less refunds; below zero in a month that pays back more than it sells.',
     tax = 'Tax on the orders of the month, in the reporting currency; never revenue.'
@@ -101,6 +102,7 @@ SELECT
   COALESCE(sales.gross_revenue, 0)::DECIMAL(18, 4) AS gross_revenue,
   COALESCE(sales.discounts, 0)::DECIMAL(18, 4) AS discounts,
   COALESCE(sales.net_sales, 0)::DECIMAL(18, 4) AS net_sales,
+  @ratio(sales.net_sales, sales.orders) AS average_order_value,
   COALESCE(refunds.refunds, 0)::DECIMAL(18, 4) AS refunds,
   CAST(COALESCE(sales.net_sales, 0) - COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS net_revenue,
   COALESCE(sales.tax, 0)::DECIMAL(18, 4) AS tax

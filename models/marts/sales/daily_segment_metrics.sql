@@ -1,0 +1,109 @@
+MODEL (
+  name marts.daily_segment_metrics,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (key = order_date)
+  ),
+  owner commerce,
+  tags (marts, sales),
+  grain (order_date, segment),
+  description 'One row per local day and segment with a counted order. Answers: how much do customers of high, medium and low value buy, and guests? A customer lies in the segment of that day, so that a report of the past does not change as the customer grows. Excludes cancelled orders.',
+  column_descriptions (
+    order_date = 'Local day of the orders; joins marts.dim_dates.',
+    segment = 'guest, or the segment that marts.customer_metrics gives the customer on this day.',
+    orders = 'Counted orders.',
+    customers = 'Distinct customers; guests are not customers.',
+    units = 'Units sold.',
+    gross_revenue = 'Lines before discount, without tax, in the reporting currency.',
+    discounts = 'Discounts, in the reporting currency.',
+    net_sales = 'gross_revenue less discounts.',
+    average_order_value = 'net_sales divided by orders.',
+    median_order_value = 'Median of the net_sales of the orders.'
+  ),
+  audits (
+    grain_is_unique(columns := (order_date, segment)),
+    revenue_consistency,
+    revenue_reconciles(facts := marts.fct_orders)
+  )
+);
+
+WITH touched AS (
+  SELECT
+    order_date
+  FROM staging.order_touches
+  WHERE
+    @loaded() AND NOT order_date IS NULL
+  UNION
+  /* what a customer did on a day may change the segment of all later days */
+  SELECT
+    metrics.order_date
+  FROM (
+    SELECT
+      customer_id,
+      MIN(touch_date) AS first_date
+    FROM (
+      SELECT
+        customer_id,
+        order_date AS touch_date
+      FROM staging.order_touches
+      WHERE
+        @loaded()
+      UNION ALL
+      SELECT
+        customer_id,
+        refund_date AS touch_date
+      FROM staging.refund_touches
+      WHERE
+        @loaded()
+    ) AS touches
+    GROUP BY
+      customer_id
+  ) AS customers
+  INNER JOIN marts.customer_metrics AS metrics
+    ON customers.customer_id = metrics.customer_id
+    AND customers.first_date <= metrics.order_date
+), orders AS (
+  SELECT
+    orders.order_date,
+    CASE WHEN orders.customer_id IS NULL THEN 'guest' ELSE metrics.segment END AS segment,
+    orders.customer_id,
+    orders.units,
+    orders.gross_revenue,
+    orders.discounts,
+    orders.net_sales
+  FROM marts.fct_orders AS orders
+  LEFT JOIN marts.customer_metrics AS metrics
+    ON orders.customer_id = metrics.customer_id
+    AND orders.order_date = metrics.order_date
+  WHERE
+    orders.is_counted AND @touched(orders.order_date)
+), segments AS (
+  SELECT
+    order_date,
+    segment,
+    COUNT(*) AS orders,
+    COUNT(DISTINCT customer_id) AS customers,
+    SUM(units) AS units,
+    SUM(gross_revenue) AS gross_revenue,
+    SUM(discounts) AS discounts,
+    SUM(net_sales) AS net_sales,
+    @percentile_agg(net_sales, ARRAY[0.5], order_value)
+  FROM orders
+  GROUP BY
+    order_date,
+    segment
+)
+SELECT
+  order_date::DATE,
+  segment::TEXT,
+  orders::BIGINT,
+  customers::BIGINT,
+  units::DECIMAL(18, 4),
+  gross_revenue::DECIMAL(18, 4),
+  discounts::DECIMAL(18, 4),
+  net_sales::DECIMAL(18, 4),
+  @ratio(net_sales, orders) AS average_order_value,
+  order_value_p50::DECIMAL(18, 4) AS median_order_value
+FROM segments;
+
+@create_index(order_date, segment, unique := TRUE)

@@ -1,0 +1,130 @@
+MODEL (
+  name marts.product_performance,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (key = month)
+  ),
+  owner commerce,
+  tags (marts, sales),
+  depends_on (
+    marts.dim_products
+  ),
+  grain (product_id, month),
+  description 'One row per product and local month with a counted line, or with a refund of it. Answers: what sold best in a month, and what came back? Refunds are on an order basis: they lie in the month of their order, or in their own without one. Excludes cancelled orders, and refunds that name neither a product nor a line.',
+  column_descriptions (
+    product_id = 'Product; joins marts.dim_products.',
+    month = 'First day of the local month.',
+    orders = 'Counted orders with the product.',
+    units = 'Units sold.',
+    gross_revenue = 'Lines before discount, without tax, in the reporting currency.',
+    discounts = 'Discounts, in the reporting currency.',
+    net_sales = 'gross_revenue less discounts.',
+    refunds = 'Refunds of the product whenever paid back, in the reporting currency.',
+    net_revenue = 'net_sales less refunds.',
+    revenue_rank = 'Rank in the month by net_revenue, 1 for the most; equal values share a rank.'
+  ),
+  audits (
+    grain_is_unique(columns := (product_id, month)),
+    foreign_key_holds(column := product_id, parent := marts.dim_products, key := product_id),
+    revenue_consistency,
+    revenue_reconciles(facts := marts.fct_order_items),
+    revenue_reconciles(facts := marts.fct_refunds, total := refunds, condition := NOT product_id IS NULL)
+  )
+);
+
+WITH touched AS (
+  SELECT
+    DATE_TRUNC('MONTH', order_date)::DATE AS month
+  FROM staging.order_touches
+  WHERE
+    @loaded() AND NOT order_date IS NULL
+  UNION
+  SELECT
+    DATE_TRUNC('MONTH', refund_date)::DATE AS month
+  FROM staging.refund_touches
+  WHERE
+    @loaded() AND NOT refund_date IS NULL
+), days AS (
+  SELECT
+    date_day,
+    month
+  FROM marts.dim_dates
+  WHERE
+    @touched(month)
+), sales AS (
+  SELECT
+    lines.product_id,
+    days.month,
+    COUNT(DISTINCT lines.order_id) AS orders,
+    SUM(lines.units) AS units,
+    SUM(lines.gross_revenue) AS gross_revenue,
+    SUM(lines.discounts) AS discounts,
+    SUM(lines.net_sales) AS net_sales
+  FROM days
+  INNER JOIN marts.fct_order_items AS lines
+    ON days.date_day = lines.order_date
+  WHERE
+    lines.is_counted
+  GROUP BY
+    lines.product_id,
+    days.month
+), refunds AS (
+  SELECT
+    product_id,
+    month,
+    SUM(refunds) AS refunds
+  FROM (
+    SELECT
+      refunds.product_id,
+      days.month,
+      refunds.refunds
+    FROM days
+    INNER JOIN marts.fct_refunds AS refunds
+      ON days.date_day = refunds.order_date
+    WHERE
+      refunds.is_counted AND NOT refunds.product_id IS NULL
+    UNION ALL
+    SELECT
+      refunds.product_id,
+      days.month,
+      refunds.refunds
+    FROM days
+    INNER JOIN marts.fct_refunds AS refunds
+      ON days.date_day = refunds.refund_date
+    WHERE
+      refunds.order_id IS NULL AND NOT refunds.product_id IS NULL
+  ) AS dated
+  GROUP BY
+    product_id,
+    month
+), joined AS (
+  SELECT
+    COALESCE(sales.product_id, refunds.product_id) AS product_id,
+    COALESCE(sales.month, refunds.month) AS month,
+    COALESCE(sales.orders, 0) AS orders,
+    COALESCE(sales.units, 0) AS units,
+    COALESCE(sales.gross_revenue, 0) AS gross_revenue,
+    COALESCE(sales.discounts, 0) AS discounts,
+    COALESCE(sales.net_sales, 0) AS net_sales,
+    COALESCE(refunds.refunds, 0) AS refunds,
+    COALESCE(sales.net_sales, 0) - COALESCE(refunds.refunds, 0) AS net_revenue
+  FROM sales
+  FULL OUTER JOIN refunds
+    ON sales.product_id = refunds.product_id AND sales.month = refunds.month
+)
+SELECT
+  product_id::TEXT,
+  month::DATE,
+  orders::BIGINT,
+  units::DECIMAL(18, 4),
+  gross_revenue::DECIMAL(18, 4),
+  discounts::DECIMAL(18, 4),
+  net_sales::DECIMAL(18, 4),
+  refunds::DECIMAL(18, 4),
+  net_revenue::DECIMAL(18, 4),
+  RANK() OVER (PARTITION BY month ORDER BY net_revenue DESC)::BIGINT AS revenue_rank
+FROM joined;
+
+@create_index(product_id, month, unique := TRUE);
+
+@create_index(month, revenue_rank)

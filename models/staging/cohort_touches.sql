@@ -1,0 +1,34 @@
+MODEL (
+  name staging.cohort_touches,
+  kind VIEW,
+  owner commerce,
+  tags (staging, commerce),
+  grain (month, is_cohort_touched, _loaded_at),
+  description 'One row per load and local month in which it touched an order of a customer. What a mart about cohorts must recompute: this month, and every later one where the cohort of a customer may be another now.',
+  column_descriptions (
+    month = 'First day of a local month that a version of a touched order named.',
+    is_cohort_touched = 'True: the month is not after the first month of the customer, so that this load may have moved the customer to another cohort.',
+    _loaded_at = 'When the touching row was loaded.'
+  )
+);
+
+WITH touches AS (
+  SELECT
+    DATE_TRUNC('MONTH', touches.order_date)::DATE AS month,
+    (
+      SELECT
+        MIN(orders.order_date)
+      FROM staging.orders AS orders
+      WHERE
+        orders.customer_id = touches.customer_id AND orders.is_counted
+    ) AS first_order_date,
+    touches._loaded_at
+  FROM staging.order_touches AS touches
+  WHERE
+    NOT touches.customer_id IS NULL AND NOT touches.order_date IS NULL
+)
+SELECT DISTINCT
+  month::DATE,
+  COALESCE(month <= first_order_date, TRUE)::BOOLEAN AS is_cohort_touched,
+  _loaded_at::TIMESTAMPTZ
+FROM touches
