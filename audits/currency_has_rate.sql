@@ -3,7 +3,7 @@ AUDIT (
 );
 
 /* Claim: every order that counts has an exchange rate; a missing one is never a silent 1.0. A returned row has a currency,
-or a day, that seeds/exchange_rates.csv does not cover: refresh the seed (python -m scripts.exchange_rates) and deploy. */
+or a day, that seeds/exchange_rates.csv does not cover: refresh the seed (make reference-data) and deploy. */
 SELECT
   order_id,
   currency,

@@ -1,6 +1,7 @@
 """The work of the warehouse through SQLMesh: build prod, deploy a change, run what is missing; in one process."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -39,7 +40,11 @@ def context() -> "Context":
     with _sqlmesh("the project could not be loaded"):
         configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)
         logging.getLogger("sqlmesh").propagate = False
-        return Context(paths=[str(ROOT)])
+        project = Context(paths=[str(ROOT)])
+    # SQLMesh's syntax trees live to the end: looking through them for garbage was a fifth of a run's CPU time.
+    gc.freeze()
+    gc.set_threshold(50_000)
+    return project
 
 
 def init() -> None:

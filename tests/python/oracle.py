@@ -197,7 +197,9 @@ HISTORY = """
 """
 
 MARTS = {
-    "marts.dim_customer_history": HISTORY.format(key="customer_id", columns="country_code, created_at", name="customers"),
+    "marts.dim_customer_history": HISTORY.format(
+        key="customer_id", columns="country_code, created_at", name="customers"
+    ),
     "marts.dim_product_history": HISTORY.format(
         key="product_id", columns="product_name, category, brand, list_price, unit_cost", name="products"
     ),
@@ -333,7 +335,11 @@ MARTS = {
         key="d AS created_date", more="", periods="days", period="d", percentiles=MINUTES
     ),
     "marts.support_monthly": SUPPORT.format(
-        key="m AS month", more=" last_day(k.m) <= k.as_of AS is_complete,", periods="months", period="m", percentiles=MINUTES
+        key="m AS month",
+        more=" last_day(k.m) <= k.as_of AS is_complete,",
+        periods="months",
+        period="m",
+        percentiles=MINUTES,
     ),
     "marts.ticket_backlog": """
         SELECT k.d AS date_day, q.priority,
@@ -390,9 +396,13 @@ def expected(warehouse: connection, folder: Path, zone: str, currency: str) -> d
         engine.execute("INSERT INTO rates VALUES (?, ?, ?)", [code, day, rate(code, currency, day)])
     engine.execute(FUNCTIONS)
     seeds = ROOT / "seeds"
-    engine.execute(f"CREATE TABLE sla AS SELECT priority, first_reply_minutes AS minutes FROM '{seeds}/sla_targets.csv'")
+    engine.execute(
+        f"CREATE TABLE sla AS SELECT priority, first_reply_minutes AS minutes FROM '{seeds}/sla_targets.csv'"
+    )
     engine.execute(f"CREATE TABLE holidays AS FROM '{seeds}/holidays.csv' WHERE country_code = 'US'")
-    engine.execute(f"CREATE TABLE countries AS FROM read_csv('{seeds}/countries.csv', all_varchar = true, nullstr = '')")
+    engine.execute(
+        f"CREATE TABLE countries AS FROM read_csv('{seeds}/countries.csv', all_varchar = true, nullstr = '')"
+    )
     for name, (key, columns) in VERSIONED.items():
         _changes(engine, name, key, columns)
     for statement in DEFINITIONS.split(";\n"):

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from sqlglot import exp
+from sqlmesh.core.model.common import ParsableSql
 
 from scripts import pipeline
 from scripts.contract import TABLES
@@ -137,7 +138,7 @@ class Shop(RuleBasedStateMachine):
     def a_customer(self, customer: str, country: str) -> None:
         self.send("customers", customer, customer_id=customer, country_code=country, created_at=at(1), _deleted=False)
 
-    @rule(product=PRODUCTS, price=MONEY, name=st.sampled_from(["tea", "te\\N\n\"a\""]))
+    @rule(product=PRODUCTS, price=MONEY, name=st.sampled_from(["tea", 'te\\N\n"a"']))
     def a_product(self, product: str, price: str, name: str) -> None:
         self.send("products", product, product_id=product, product_name=name, list_price=price, _deleted=False)
 
@@ -151,7 +152,9 @@ class Shop(RuleBasedStateMachine):
     @precondition(lambda self: self.records)
     def a_late_version(self, data: st.DataObject, age: float) -> None:
         """An older version arrives after a newer one: it belongs to history, and changes nothing else."""
-        table, key = data.draw(st.sampled_from(sorted(k for k in self.records if k[0] != "ticket_events") or [("", "")]))
+        table, key = data.draw(
+            st.sampled_from(sorted(k for k in self.records if k[0] != "ticket_events") or [("", "")])
+        )
         if table == "customers":
             self.send(table, key, age, country_code="DE")
         elif table == "orders":
@@ -269,7 +272,8 @@ def change(name: str, number: int) -> None:
     model = context.get_model(name, raise_if_missing=True)
     query = model.query.copy()
     assert isinstance(query, exp.Select)
-    context.upsert_model(model, query_=query.where(f"{number} > 0"))
+    changed = ParsableSql.from_parsed_expression(query.where(f"{number} > 0"), model.dialect)
+    context.upsert_model(model, query_=changed)
     now = pipeline._server_now()
     context.plan(
         "prod", skip_tests=True, skip_linter=True, no_prompts=True, auto_apply=True, run=True, ignore_cron=True,
