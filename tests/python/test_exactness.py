@@ -3,7 +3,6 @@
 Hypothesis draws the sequences: 200 actions and 40 runs in `make test`; `make soak` goes on for as long as it is told to.
 """
 
-import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +13,14 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlglot import exp
 from sqlmesh.core.model.common import ParsableSql
 
@@ -26,7 +32,8 @@ from tests.python.test_end_to_end import Row, Warehouse, at
 pytestmark = pytest.mark.slow
 
 SOAK = int(os.environ.get("SOAK", "0"))  # sequences of `make soak`
-SEQUENCES, STEPS = (SOAK, 60) if SOAK else (6, 45)
+SEQUENCES, STEPS = (SOAK, 60) if SOAK else (5, 40)
+ACTIONS_A_RUN = 6  # at most, between two runs
 
 DAYS = st.integers(0, 120).map(lambda quarters: quarters * 0.75)  # at all hours, over three months
 ORDERS, LINES, CUSTOMERS, PRODUCTS, REFUNDS, TICKETS = (
@@ -50,6 +57,7 @@ class Shop(RuleBasedStateMachine):
         self.records: dict[tuple[str, str], Row] = {}  # the newest version that the source has sent
         self.files: dict[str, list[Row]] = {}  # what the next load brings
         self.sent: list[dict[str, list[Row]]] = []
+        self.unseen = 0  # actions since the last run
         empty(self.warehouse)
         self.warehouse.drops = self.scratch / f"sequence_{self.done['sequences']}"
         self.done["sequences"] += 1
@@ -65,7 +73,11 @@ class Shop(RuleBasedStateMachine):
         if not age:
             self.records[table, key] = row
         self.files.setdefault(table, []).append(row)
+        self.count()
+
+    def count(self) -> None:
         self.done["actions"] += 1
+        self.unseen += 1
 
     def known(self, table: str) -> list[str]:
         return [key for name, key in self.records if name == table]
@@ -167,13 +179,13 @@ class Shop(RuleBasedStateMachine):
     def a_duplicate(self, data: st.DataObject) -> None:
         table = data.draw(st.sampled_from(sorted(self.files)))
         self.files[table].append(dict(data.draw(st.sampled_from(self.files[table]))))
-        self.done["actions"] += 1
+        self.count()
 
     @rule(data=st.data())
     @precondition(lambda self: self.sent)
     def files_sent_again(self, data: st.DataObject) -> None:
         self.warehouse.drop(**data.draw(st.sampled_from(self.sent)))
-        self.done["actions"] += 1
+        self.count()
 
     # What happens here --------------------------------------------------------------------------------------------
 
@@ -189,7 +201,12 @@ class Shop(RuleBasedStateMachine):
     @precondition(lambda self: self.files)
     def a_load_without_a_run(self) -> None:
         self.load()
-        self.done["actions"] += 1
+        self.count()
+
+    @invariant()
+    def runs_are_not_rare(self) -> None:
+        if self.unseen >= ACTIONS_A_RUN:
+            self.a_run()
 
     @rule()
     @precondition(lambda self: self.files)
@@ -209,7 +226,7 @@ class Shop(RuleBasedStateMachine):
         self.compare()
 
     @rule(name=st.sampled_from(["staging.orders", "marts.fct_orders", "marts.support_daily", "marts.customer_metrics"]))
-    @precondition(lambda self: self.files and self.done["deployments"] < (SOAK or 3) * 2)
+    @precondition(lambda self: self.files and self.done["deployments"] < (SOAK or 2))
     def a_changed_model(self, name: str) -> None:
         """A plan builds it and what depends on it anew, on top of what was loaded meanwhile."""
         self.load()
@@ -219,6 +236,7 @@ class Shop(RuleBasedStateMachine):
 
     def compare(self) -> None:
         self.done["runs"] += 1
+        self.unseen = 0
         assert self.warehouse.differences(self.scratch) == {}
 
     def teardown(self) -> None:
@@ -237,7 +255,6 @@ def empty(warehouse: Warehouse) -> None:
         )
         (tables,) = cursor.fetchone() or ("",)
         cursor.execute(f"TRUNCATE {tables}")
-        # of these nothing but a plan makes rows
         admin.commit()
 
 
@@ -287,7 +304,6 @@ def warehouse(homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     try:
         with made:
             pipeline.init()
-            gc.collect()
             yield made
     finally:
         made.home.remove()
