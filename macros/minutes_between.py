@@ -8,7 +8,7 @@ from macros.ratio import whole_ratio
 
 @macro()
 def minutes_between(evaluator: MacroEvaluator, start: exp.Expr, end: exp.Expr) -> exp.Expr:
-    """Minutes of wall-clock time from one instant (TIMESTAMPTZ) to another, as DECIMAL(18, 4); below zero if it is earlier.
+    """Minutes of wall-clock time from one instant (TIMESTAMPTZ) to another, as DECIMAL(18, 4); negative backwards.
 
     Example:
         >>> from macros.minutes_between import minutes_between

@@ -20,8 +20,10 @@ def percentile_agg(
         >>> evaluator.locals["__sqlmesh__vars__"] = {"engine": "postgres"}
         >>> for e in percentile_agg(evaluator, exp.column("v"), exp.convert([0.5, 0.9]), exp.column("reply")):
         ...     print(e.sql("postgres"))
-        CAST(PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY CAST(v AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_p50
-        CAST(PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY CAST(v AS DOUBLE PRECISION)) AS DECIMAL(18, 4)) AS reply_p90
+        CAST(CAST(PERCENTILE_CONT(0.5) WITHIN GROUP (ORDER BY CAST(v AS DOUBLE PRECISION)) AS DECIMAL(28, 8))
+          AS DECIMAL(18, 4)) AS reply_p50
+        CAST(CAST(PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY CAST(v AS DOUBLE PRECISION)) AS DECIMAL(28, 8))
+          AS DECIMAL(18, 4)) AS reply_p90
     """
     require_engine(evaluator, "percentile_agg", "postgres", "duckdb")
     if not isinstance(levels, exp.Array | exp.Tuple) or not levels.expressions:
@@ -40,5 +42,7 @@ def percentile_agg(
             # said aloud, because DuckDB would interpolate a DECIMAL at its own scale
             expression=exp.Order(expressions=[exp.Ordered(this=exp.cast(column.copy(), "DOUBLE"))]),
         )
-        aggregates[name] = exp.cast(percentile, "DECIMAL(18, 4)").as_(name)
+        # in two steps, because engines differ in how they round a float that lies halfway
+        exact = exp.cast(percentile, "DECIMAL(28, 8)")
+        aggregates[name] = exp.Cast(this=exact, to=exp.DataType.build("DECIMAL(18, 4)")).as_(name)
     return list(aggregates.values())

@@ -34,7 +34,7 @@ def _millionths(value: exp.Expr) -> exp.Expr:
 
 
 def whole_ratio(numerator: exp.Expr, denominator: exp.Expr, scale: int) -> exp.Expr:
-    """DuckDB: one whole number by another as DECIMAL(18, scale), halves away from zero, in whole numbers all the way."""
+    """DuckDB: one whole number by another as DECIMAL(18, scale), halves away from zero, without a float on the way."""
     size = exp.func("ABS", exp.paren(numerator.copy()))
     divisor = exp.func("ABS", exp.paren(denominator.copy()))
     doubled = exp.Mul(this=size, expression=exp.Literal.number(2 * 10**scale))

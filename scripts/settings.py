@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     warehouse_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "require"
     warehouse_admin: str = "postgres"
     warehouse_home: Path = Field(default=ROOT / ".warehouse", validate_default=True)
-    warehouse_gateway: Literal["postgres"] = "postgres"
+    warehouse_gateway: Literal["postgres", "duckdb"] = "postgres"
     # "host:port" of the embedded server, exported by `make env`: tells its address from one that a person set.
     warehouse_embedded: str | None = None
     pgpassfile: Path | None = None
@@ -182,6 +182,8 @@ def environment() -> dict[str, str]:
     now = settings()
     host, port = now.address
     values = {
+        "WAREHOUSE_GATEWAY": now.warehouse_gateway,
+        "WAREHOUSE_DUCKDB": str(now.warehouse_home / "warehouse.duckdb"),
         "WAREHOUSE_HOST": host,
         "WAREHOUSE_PORT": str(port),
         "WAREHOUSE_SSLMODE": now.warehouse_sslmode,

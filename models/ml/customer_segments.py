@@ -33,11 +33,11 @@ from sqlmesh import ExecutionContext, model
     },
     column_descriptions={
         "customer_id": "Customer; joins marts.dim_customers.",
-        "segment": "high_value, medium_value or low_value, as marts.customer_metrics says on the last day of the customer.",
+        "segment": "high_value, medium_value or low_value: that of marts.customer_lifetime.",
         "order_days": "Local days with a counted order.",
         "orders": "Counted orders: what frequency_score scores.",
-        "net_revenue": "Net sales less refunds (order basis), whole life, in the reporting currency: what monetary_score scores.",
-        "recency_days": "Days from the last counted order to the as-of day: what recency_score scores, fewer being better.",
+        "net_revenue": "Net sales less refunds (order basis), in the reporting currency: what monetary_score scores.",
+        "recency_days": "Days from the last counted order to the as-of day: the fewer, the better the score.",
         "recency_score": "1 to 5.",
         "frequency_score": "1 to 5.",
         "monetary_score": "1 to 5.",
@@ -68,9 +68,7 @@ def execute(
         WHERE orders > 0
         """
     )
-    return scored(
-        customers.astype({name: "int64" for name in ("order_days", "orders", "net_revenue_e4", "recency_days")})
-    )
+    return scored(customers.astype(dict.fromkeys(("order_days", "orders", "net_revenue_e4", "recency_days"), "int64")))
 
 
 def scored(customers: pd.DataFrame) -> pd.DataFrame:

@@ -370,22 +370,29 @@ MARTS = {
 }
 
 
-def expected(warehouse: connection, folder: Path, zone: str, currency: str) -> dict[str, tuple[list[str], Rows]]:
-    """For each mart the names of the columns calculated here and their rows, sorted. `folder` is scratch space."""
-    engine = duckdb.connect()
-    engine.execute("SET TimeZone = 'UTC'")
+def copy_landing(engine: duckdb.DuckDBPyConnection, warehouse: connection, folder: Path, target: str) -> None:
+    """All landing rows into DuckDB, as tables of the names that `target` makes of theirs."""
     for name, table in TABLES.items():
         file = folder / f"{name}.csv"
-        with file.open("wb") as target, warehouse.cursor() as cursor:
-            cursor.copy_expert(f"COPY landing.{name} TO STDOUT (FORMAT csv, HEADER)", target)
+        with file.open("wb") as lines, warehouse.cursor() as cursor:
+            cursor.copy_expert(f"COPY landing.{name} TO STDOUT (FORMAT csv, HEADER)", lines)
         types = {c.name: c.type for c in table.columns} | {
             "_deleted": "BOOLEAN", "_batch_id": "BIGINT", "_loaded_at": "TIMESTAMPTZ",
             "_source_file": "TEXT", "_row_number": "BIGINT",
         }  # fmt: skip
         engine.execute(
-            f"CREATE TABLE landed_{name} AS SELECT * FROM read_csv(?, header = true, columns = {_struct(file, types)})",
+            f"CREATE OR REPLACE TABLE {target.format(name)} AS"
+            f" SELECT * FROM read_csv(?, header = true, columns = {_struct(file, types)})",
             [str(file)],
         )
+
+
+def expected(warehouse: connection, folder: Path, zone: str, currency: str) -> dict[str, tuple[list[str], Rows]]:
+    """For each mart the names of the columns calculated here and their rows, sorted. `folder` is scratch space."""
+    engine = duckdb.connect()
+    engine.execute("SET TimeZone = 'UTC'")
+    copy_landing(engine, warehouse, folder, "landed_{}")
+    for name in TABLES:
         clock = "" if name == "ticket_events" else "updated_at DESC,"
         engine.execute(NEWEST.format(name=name, key=KEYS[name], clock=clock))
     days = engine.execute(

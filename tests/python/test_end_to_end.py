@@ -345,13 +345,21 @@ def test_a_missing_rate_is_no_silent_one(warehouse: Warehouse, tmp_path: Path) -
 
 # Audit -> a model that has it, and how to make its claim untrue in the table {t}.
 FAULTS = {
+    "backlog_reconciles": ("marts.ticket_backlog", "UPDATE {t} SET open_tickets = open_tickets + 1"),
     "currency_has_rate": ("staging.orders", "UPDATE {t} SET exchange_rate = NULL"),
+    "customers_reconcile": ("marts.new_vs_returning", "UPDATE {t} SET new_customers = new_customers + 1"),
     "foreign_key_holds": ("marts.fct_orders", "UPDATE {t} SET customer_id = 'NOBODY'"),
     "grain_is_unique": ("marts.fct_orders", "DROP INDEX {unique}"),
+    "history_is_gapless": (
+        "marts.dim_customer_history",
+        "UPDATE {t} SET valid_to = valid_from + INTERVAL '1 s' WHERE is_current",
+    ),
     "no_facts_lost": ("marts.fct_order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
     "no_rows_lost": ("staging.order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
+    "retention_consistency": ("marts.cohort_retention", "UPDATE {t} SET customers = cohort_size + 1"),
     "revenue_consistency": ("marts.fct_orders", "UPDATE {t} SET gross_revenue = -1"),
     "revenue_reconciles": ("marts.daily_revenue", "UPDATE {t} SET refunds = refunds + 0.01"),
+    "tickets_reconcile": ("marts.support_daily", "UPDATE {t} SET tickets_created = tickets_created + 1"),
     "revenue_spike": (
         "marts.daily_revenue",
         "INSERT INTO {t} (order_date, gross_revenue)"

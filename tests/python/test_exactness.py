@@ -22,17 +22,19 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlglot import exp
+from sqlmesh.core.model import SqlModel
 from sqlmesh.core.model.common import ParsableSql
 
 from scripts import pipeline
 from scripts.contract import TABLES
+from scripts.errors import WarehouseError
 from scripts.settings import connect
 from tests.python.test_end_to_end import Row, Warehouse, at
 
 pytestmark = pytest.mark.slow
 
 SOAK = int(os.environ.get("SOAK", "0"))  # sequences of `make soak`
-SEQUENCES, STEPS = (SOAK, 60) if SOAK else (5, 40)
+SEQUENCES, STEPS = (SOAK, 60) if SOAK else (6, 40)
 ACTIONS_A_RUN = 6  # at most, between two runs
 
 DAYS = st.integers(0, 120).map(lambda quarters: quarters * 0.75)  # at all hours, over three months
@@ -276,7 +278,7 @@ def die_after(models: int, is_recorded: bool) -> None:
     evaluator.evaluate = dying  # type: ignore[method-assign]
     try:
         pipeline.run_missing()
-    except pipeline.WarehouseError:
+    except WarehouseError:
         pass
     finally:
         evaluator.evaluate = evaluate  # type: ignore[method-assign]
@@ -287,6 +289,7 @@ def change(name: str, number: int) -> None:
     """Deploy a model with another query of the same meaning."""
     context = pipeline.context()
     model = context.get_model(name, raise_if_missing=True)
+    assert isinstance(model, SqlModel)
     query = model.query.copy()
     assert isinstance(query, exp.Select)
     changed = ParsableSql.from_parsed_expression(query.where(f"{number} > 0"), model.dialect)
