@@ -26,7 +26,7 @@ DIRT: list[tuple[str, Row, str, str]] = [
     ("orders", {"status": ""}, "status", "missing"),
     ("orders", {"status": "lost"}, "status", "not one of placed, shipped, delivered, cancelled"),
     ("orders", {"currency": "EURO"}, "currency", "not 3 letters"),
-    ("orders", {"ordered_at": "2011-02-30T00:00:00Z"}, "ordered_at", "no such"),
+    ("orders", {"ordered_at": "2011-02-30T00:00:00Z"}, "ordered_at", "not a date"),
     ("orders", {"ordered_at": "now"}, "ordered_at", "not an ISO 8601 timestamp"),
     ("orders", {"updated_at": "infinity"}, "updated_at", "not an ISO 8601 timestamp"),
     ("orders", {"ordered_at": "01/02/2011"}, "ordered_at", "not an ISO 8601 timestamp"),
@@ -41,7 +41,7 @@ DIRT: list[tuple[str, Row, str, str]] = [
     ("order_items", {"gross_amount": "7", "discount_amount": "7.01"}, "discount_amount", "more than gross_amount"),
     ("refunds", {"amount": ""}, "amount", "missing"),
     ("refunds", {"amount": "-0.01"}, "amount", "less than 0"),
-    ("refunds", {"refunded_at": "2026-13-01"}, "refunded_at", "no such"),
+    ("refunds", {"refunded_at": "2026-02-30T07:00:00Z"}, "refunded_at", "not a date"),
     ("tickets", {"status": "new"}, "status", "not one of open, pending, solved, closed"),
     ("ticket_events", {"event_type": "exploded"}, "event_type", "not one of created"),
     ("customers", {"country_code": "USA"}, "country_code", "not 2 letters"),
@@ -67,8 +67,8 @@ def clean(number: int) -> dict[str, list[Row]]:
         "customers": [{"customer_id": f"C{n}", "country_code": "DE", "created_at": at(0), "updated_at": at(day)} for n in range(9)],
         "products": [{"product_id": f"P{number}{n}", "product_name": text, "brand": text, "unit_cost": "1.5", "updated_at": at(day)}
                      for n, text in enumerate(TRAPS)],
-        "orders": [order(f"O{number}{n}", day, customer_id=f"C{n}", currency="EUR" if n % 2 else "USD") for n in range(12)],
-        "order_items": [line(f"O{number}{n}", 1, 19.99, day, product_id=f"P{number}{n}") for n in range(12)],
+        "orders": [order(f"O{number}{n}", day, customer_id=f"C{n}", currency="EUR" if n % 2 else "USD") for n in range(24)],
+        "order_items": [line(f"O{number}{n}", 1, 19.99, day, product_id=f"P{number}{n}") for n in range(24)],
         "refunds": [refund(f"R{number}{n}", f"O{number}{n}", 7, day + 1, reason=text) for n, text in enumerate(TRAPS[:9])],
         "tickets": [{"ticket_id": f"T{number}{n}", "customer_id": f"C{n}", "priority": "high", "status": "open",
                      "created_at": at(day), "updated_at": at(day), "channel": TRAPS[n]} for n in range(9)],
@@ -100,9 +100,8 @@ def drop_dirty(
         for _, fault, column, reason in (dirt for dirt in DIRT if dirt[0] == table):
             for _ in range(pick.randrange(1, 3)):
                 mixed.append((rows[0] | fault, (column, reason)))
-        doubled = dict(pick.choice(rows))
+        doubled = dict(pick.choice(rows))  # the same row again is not landed twice
         mixed.append((doubled, None))
-        counts[table] += 1
         pick.shuffle(mixed)
         columns = sorted({name for row, _ in mixed for name in row} | {"colour"})
         pick.shuffle(columns)
