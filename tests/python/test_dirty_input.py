@@ -147,10 +147,12 @@ def test_what_was_planted_is_found_and_the_rest_is_right(warehouse: Warehouse, t
 
 
 def test_text_survives_unchanged(warehouse: Warehouse) -> None:
-    names = dict(warehouse.read("SELECT product_id, product_name FROM marts.dim_products WHERE is_known"))
-    brands = dict(warehouse.read("SELECT product_id, brand FROM marts.dim_products WHERE is_known"))
-    reasons = dict(warehouse.read("SELECT refund_id, reason FROM marts.fct_refunds"))
-    channels = dict(warehouse.read("SELECT ticket_id, channel FROM marts.fct_tickets"))
+    names: dict[str, str] = dict(
+        warehouse.read("SELECT product_id, product_name FROM marts.dim_products WHERE is_known")
+    )
+    brands: dict[str, str] = dict(warehouse.read("SELECT product_id, brand FROM marts.dim_products WHERE is_known"))
+    reasons: dict[str, str] = dict(warehouse.read("SELECT refund_id, reason FROM marts.fct_refunds"))
+    channels: dict[str, str] = dict(warehouse.read("SELECT ticket_id, channel FROM marts.fct_tickets"))
     for n, text in enumerate(TRAPS):
         assert names[f"P1{n}"] == brands[f"P1{n}"] == text
         assert n >= 9 or reasons[f"R2{n}"] == channels[f"T3{n}"] == text
