@@ -37,9 +37,16 @@ KEYS = {
     "ticket_events": "event_id",
 }
 
-# money: as money is stored. ratio: exact, halves away from zero.
+# Exact, halves away from zero. percentile: continuous, of the values as a list; NULL of none.
 FUNCTIONS = """
-CREATE MACRO money(x) AS x::DECIMAL(28, 8)::DECIMAL(18, 4);
+CREATE MACRO between_two(xs, place) AS round(
+  xs[floor(place)::BIGINT + 1]
+  + (place - floor(place)) * (xs[ceil(place)::BIGINT + 1] - xs[floor(place)::BIGINT + 1]), 4
+)::DECIMAL(18, 4);
+CREATE MACRO percentile(xs, level) AS between_two(
+  list_sort(list_filter(xs, lambda x: x IS NOT NULL))::DECIMAL(18, 4)[],
+  level::DECIMAL(3, 2) * (len(list_filter(xs, lambda x: x IS NOT NULL)) - 1)::DECIMAL(12, 0)
+);
 CREATE MACRO millionths(x) AS abs(x::DECIMAL(28, 6) * 1000000)::HUGEINT;
 CREATE MACRO ratio(a, b) AS CASE WHEN b <> 0 THEN
   sign(a) * sign(b) * ((millionths(a) * 20000 + millionths(b)) // (millionths(b) * 2))::DECIMAL(18, 0)
@@ -183,7 +190,7 @@ SUPPORT = """
     GROUP BY ALL
 """
 MINUTES = ",\n".join(
-    f"money(quantile_cont(minutes(t.created_at, {column})::DOUBLE, {level})) AS {name}_minutes_p{level * 100:.0f}"
+    f"percentile(list(minutes(t.created_at, {column})), {level}) AS {name}_minutes_p{level * 100:.0f}"
     for name, column in (("first_reply", "replied"), ("first_resolution", "solved"), ("full_resolution", "settled"))
     for level in (0.5, 0.9)
 )
@@ -271,9 +278,9 @@ MARTS = {
     """,
     "marts.order_value_percentiles": """
         SELECT m AS month, count(*) AS orders,
-          quantile_cont((gross - discount)::DOUBLE, 0.25)::DECIMAL(18, 4) AS p25,
-          quantile_cont((gross - discount)::DOUBLE, 0.5)::DECIMAL(18, 4) AS p50,
-          quantile_cont((gross - discount)::DOUBLE, 0.99)::DECIMAL(18, 4) AS p99
+          percentile(list(gross - discount), 0.25) AS p25,
+          percentile(list(gross - discount), 0.5) AS p50,
+          percentile(list(gross - discount), 0.99) AS p99
         FROM v WHERE counts GROUP BY m
     """,
     "marts.customer_lifetime": """
@@ -290,7 +297,7 @@ MARTS = {
           count(*) AS orders, count(DISTINCT v.customer_id) AS customers, sum(v.units) AS units, sum(v.gross) AS gross_revenue,
           sum(v.discount) AS discounts, sum(v.gross - v.discount) AS net_sales,
           ratio(sum(v.gross - v.discount), count(*)) AS average_order_value,
-          money(quantile_cont((v.gross - v.discount)::DOUBLE, 0.5)) AS median_order_value
+          percentile(list(v.gross - v.discount), 0.5) AS median_order_value
         FROM v LEFT JOIN c ON c.customer_id = v.customer_id AND c.d = v.d WHERE counts GROUP BY ALL
     """,
     "marts.product_performance": """
