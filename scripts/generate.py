@@ -100,7 +100,7 @@ SELECT
   'c' || customer || '@example.com' AS email,
   word_first('customers.first', customer) || ' ' || word_last('customers.last', customer)
   AS full_name,
-  country_code,
+  country_of(home) AS country_code,
   created_at,
   updated_at
 FROM (
@@ -114,8 +114,7 @@ FROM (
     home(pick('customers.next_home', customer, 100))
   FROM registered
   WHERE pick('customers.moves', customer, 100) < 5
-) AS versions
-INNER JOIN homes USING (home);
+) AS versions;
 
 -- A product has a new price every 60 to 180 days.
 CREATE TABLE catalogue AS
@@ -126,6 +125,14 @@ SELECT
   pick('products.offset', product, 60) AS shift,
   [-1, 1, 2, 3, 4][1 + pick('products.step', product, 5)] AS step
 FROM range(1, $products + 1) AS numbers (product);
+
+-- Lists instead of joins: a join loses the order of the rows.
+SET VARIABLE cents = (SELECT list(cents ORDER BY product) FROM catalogue);
+SET VARIABLE periods = (SELECT list(period ORDER BY product) FROM catalogue);
+SET VARIABLE shifts = (SELECT list(shift ORDER BY product) FROM catalogue);
+SET VARIABLE steps = (SELECT list(step ORDER BY product) FROM catalogue);
+SET VARIABLE customers_before = (SELECT list(customers_before ORDER BY day) FROM days);
+SET VARIABLE customers_after = (SELECT list(customers_after ORDER BY day) FROM days);
 
 CREATE MACRO price_after(cents, step, changes) AS cents * greatest(40, 100 + step * changes) // 100;
 
@@ -143,19 +150,23 @@ SELECT
 FROM (SELECT *, unnest(range(0, 1 + ($last_day + shift) // period)) AS changes FROM catalogue);
 
 -- Orders are numbered in time; the number is the key of all that is drawn for one.
+CREATE TABLE numbers AS
+SELECT day, unnest(range(orders_before + 1, orders_after + 1))::INTEGER AS n FROM days;
+
 CREATE TABLE placed AS
-WITH numbered AS (
-  SELECT day, unnest(range(orders_before + 1, orders_after + 1))::INTEGER AS n FROM days
-), ranked AS (
-  -- The cube makes a few customers busy. The product scatters them over the numbers, and so over the years.
+WITH ranked AS (
+  -- The square makes a few customers busy. The product scatters them over the numbers, and so over the years.
   SELECT
     *,
+    DATE '$start' + day AS date,
+    getvariable('customers_before')[day + 1] AS customers_before,
+    getvariable('customers_after')[day + 1] AS customers_after,
     part('orders.customer', n) AS luck,
-    (((luck * luck * luck * $scatter)::BIGINT * 2654435761) % $scatter)::INTEGER AS wanted,
+    (((luck * luck * $scatter)::BIGINT * 2654435761) % $scatter)::INTEGER AS wanted,
     pick('orders.guest', n, 100) < 2 AS is_guest,
     pick('orders.new', n, 100) < 5 AND customers_after > customers_before AS is_new,
     pick('orders.second', n, 43200) + pick('orders.second_half', n, 43200) AS second
-  FROM numbered INNER JOIN days USING (day)
+  FROM numbers
 ), bought AS (
   SELECT
     *,
@@ -183,6 +194,8 @@ SELECT
   ) AS ordered_at
 FROM bought;
 
+DROP TABLE numbers;
+
 CREATE MACRO is_cancelled(n) AS pick('orders.cancelled', n, 100) < 3;
 CREATE MACRO cancelled_after(n) AS seconds(3600 + pick('orders.cancelled_after', n, 70 * 3600));
 
@@ -193,14 +206,14 @@ SELECT
   home,
   'O' || n AS order_id,
   'C' || customer AS customer_id,
-  currency,
-  money([0, 0, 399, 599, 999][1 + pick('orders.shipping', n, 5)] * factor // 100) AS shipping_amount,
+  currency_of(home) AS currency,
+  money([0, 0, 399, 599, 999][1 + pick('orders.shipping', n, 5)] * factor_of(home) // 100) AS shipping_amount,
   ordered_at,
   CASE WHEN is_cancelled(n) THEN ordered_at + cancelled_after(n) END AS cancelled_at,
   CASE WHEN NOT is_cancelled(n) THEN ordered_at + seconds(7200 + pick('orders.shipped', n, 40 * 3600)) END
   AS shipped_at,
   shipped_at + seconds(86400 + pick('orders.delivered', n, 5 * 86400)) AS delivered_at
-FROM placed INNER JOIN homes USING (home);
+FROM placed;
 
 CREATE MACRO orders_at(moment) AS TABLE
 SELECT
@@ -242,8 +255,10 @@ WITH numbered AS (
   SELECT
     n, line, day, customer, home, ordered_at, product,
     CASE WHEN dice < 75 THEN 1 WHEN dice < 90 THEN 2 WHEN dice < 96 THEN 3 ELSE 6 END::UTINYINT AS quantity,
-    quantity * (price_after(cents, step, (day + shift) // period) * factor // 100) AS gross
-  FROM drawn INNER JOIN catalogue USING (product) INNER JOIN homes USING (home)
+    (day + getvariable('shifts')[product]) // getvariable('periods')[product] AS changes,
+    price_after(getvariable('cents')[product], getvariable('steps')[product], changes) AS price,
+    quantity * (price * factor_of(home) // 100) AS gross
+  FROM drawn
 )
 SELECT
   n, line, day, customer, home, ordered_at, product, quantity, gross::INTEGER AS gross,
@@ -329,7 +344,7 @@ WITH numbered AS (
 FROM drawn
 QUALIFY row_number() OVER (PARTITION BY day, n, line ORDER BY updated_at, kind) = 1;
 
-CREATE VIEW corrected_orders AS
+CREATE TABLE corrected_orders AS
 SELECT
   corrections.day AS day,
   n,
@@ -340,18 +355,18 @@ SELECT
   CASE WHEN kind > 3 THEN 0.00 ELSE shipping_amount END AS shipping_amount,
   CASE WHEN kind IN (1, 2, 3) THEN ordered_at - INTERVAL 1 DAY ELSE ordered_at END AS ordered_at,
   corrections.updated_at AS updated_at
-FROM corrections INNER JOIN orders_at('infinity'::TIMESTAMP) AS orders USING (n)
+FROM orders_at('infinity'::TIMESTAMP) AS orders INNER JOIN corrections USING (n)
 WHERE line = 0
 ORDER BY day, n;
 
-CREATE VIEW corrected_cents AS
+CREATE TABLE corrected_cents AS
 SELECT
   corrections.day AS day, n, line, product, home,
   quantity + CASE WHEN kind < 5 THEN 1 ELSE 0 END AS quantity,
   gross + CASE WHEN kind < 5 THEN gross // quantity ELSE 0 END AS gross,
   CASE WHEN kind < 5 THEN discount ELSE 0 END AS discount,
   corrections.updated_at AS updated_at
-FROM corrections INNER JOIN lines USING (n, line);
+FROM lines INNER JOIN corrections USING (n, line);
 
 CREATE VIEW corrected_lines AS
 SELECT
@@ -696,8 +711,9 @@ class _Shop:
         self.db.executemany("INSERT INTO days VALUES (?, ?, ?, ?, ?, ?)", rows)
         limits = list(itertools.accumulate(home[0] for home in _HOMES))
         homes = " ".join(f"WHEN percent < {limit} THEN {number}" for number, limit in enumerate(limits))
-        self.db.execute("CREATE TABLE homes (home UTINYINT, country_code VARCHAR, currency VARCHAR, factor INT)")
-        self.db.executemany("INSERT INTO homes VALUES (?, ?, ?, ?)", [(i, *home[1:]) for i, home in enumerate(_HOMES)])
+        _, *lists = zip(*_HOMES, strict=True)
+        for name, values in zip(("country", "currency", "factor"), lists, strict=True):
+            self.db.execute(f"CREATE MACRO {name}_of(home) AS {list(values)}[1 + home]")
         self.run(
             _SHOP,
             homes=homes,
@@ -868,12 +884,12 @@ WITH counted AS (
   GROUP BY home
 )
 SELECT
-  currency::VARCHAR,
+  currency_of(home) AS currency,
   sum(orders)::BIGINT,
   sum(money(gross))::DECIMAL(38, 2),
   sum(money(gross - discount))::DECIMAL(38, 2),
   sum(money(coalesce(cents, 0)))::DECIMAL(38, 2)
-FROM homes INNER JOIN counted USING (home) INNER JOIN sold USING (home) LEFT JOIN returned USING (home)
+FROM counted INNER JOIN sold USING (home) LEFT JOIN returned USING (home)
 GROUP BY currency
 ORDER BY currency;
 """
