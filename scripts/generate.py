@@ -33,6 +33,9 @@ LAST_DAY = date(2026, 8, 31)
 HISTORY, DIRT = "0000-history", "0001-dirt"
 """Names of the first batches; the others are named after their day."""
 
+TICKETS = "generated-tickets"
+"""Name of the batch of tickets for orders that come from elsewhere."""
+
 MANIFEST = "manifest.json"
 
 MOST_ORDERS = 100_000_000  # eight times as many keys of lines fit the 32 bits that are mixed
@@ -89,8 +92,8 @@ SELECT
   DATE '$start' - seconds(1 + pick('customers.before', customer, 730 * 86400)) AS created_at
 FROM range(1, $first_customers + 1) AS numbers (customer)
 UNION ALL
-SELECT customer::INTEGER, date + seconds(pick('customers.second', customer, 86400))
-FROM (SELECT date, unnest(range(customers_before + 1, customers_after + 1)) AS customer FROM days);
+SELECT customer::INTEGER, DATE '$start' + day + seconds(pick('customers.second', customer, 86400))
+FROM (SELECT day, unnest(range(customers_before + 1, customers_after + 1)) AS customer FROM days);
 
 CREATE MACRO home(percent) AS CASE $homes END::UTINYINT;
 
@@ -321,10 +324,10 @@ FROM paid_back;
 -- Old orders and lines that are corrected on a single day. No correction makes a line worth less than its refund.
 CREATE TABLE corrections AS
 WITH numbered AS (
-  SELECT day, date, lowest, highest, unnest(range($corrections)) AS number, day * 100003 + number AS key
+  SELECT day, lowest, highest, unnest(range($corrections)) AS number, day * 100003 + number AS key
   FROM (
     SELECT
-      days.day, days.date,
+      days.day,
       coalesce(oldest.orders_before, 0) AS lowest,
       newest.orders_before AS highest  -- what is younger still changes its status
     FROM days
@@ -335,7 +338,7 @@ WITH numbered AS (
 ), drawn AS (
   SELECT
     day,
-    date + seconds(pick('corrections.second', key, 86400)) AS updated_at,
+    DATE '$start' + day + seconds(pick('corrections.second', key, 86400)) AS updated_at,
     (lowest + 1 + pick('corrections.order', key, highest - lowest))::INTEGER AS n,
     CASE WHEN number % 2 = 1 THEN 1 + pick('corrections.line', key, lines_of(n)) ELSE 0 END AS line,  -- 0: the order
     pick('corrections.kind', key, 10) AS kind
@@ -533,13 +536,13 @@ SELECT
 FROM range($many) AS numbers (number);
 """
 
-# A good row of each table, to be spoilt in one column. Its keys say which column and how.
+# What is good in a row that is spoilt in one column, besides keys, times and lists of allowed values.
 _GOOD = {
     "country_code": "DE",
     "currency": "EUR",
-    "status": "placed",
-    "event_type": "created",
     "line_number": "1",
+    "product_id": "P1",
+    "ticket_id": "T1",
     "quantity": "1",
     "gross_amount": "7.00",
     "discount_amount": "1.00",
@@ -700,15 +703,12 @@ class _Shop:
             sum_ += weight
             after = sum_ * self.orders // whole
             customers_after = first_customers + (customers - first_customers) * after // self.orders
-            rows.append(
-                (day, self.manifest.first_day + timedelta(day), before, after, customers_before, customers_after)
-            )
+            rows.append((day, before, after, customers_before, customers_after))
             before, customers_before = after, customers_after
         self.db.execute(
-            "CREATE TABLE days (day INT, date DATE, orders_before BIGINT, orders_after BIGINT, "
-            "customers_before BIGINT, customers_after BIGINT)"
+            f"CREATE TABLE days AS FROM (VALUES {', '.join(map(str, rows))}) "
+            "AS days (day, orders_before, orders_after, customers_before, customers_after)"
         )
-        self.db.executemany("INSERT INTO days VALUES (?, ?, ?, ?, ?, ?)", rows)
         limits = list(itertools.accumulate(home[0] for home in _HOMES))
         homes = " ".join(f"WHEN percent < {limit} THEN {number}" for number, limit in enumerate(limits))
         _, *lists = zip(*_HOMES, strict=True)
@@ -806,17 +806,20 @@ class _Shop:
         for table in TABLES.values():
             rejects: dict[str, dict[str, int]] = {}
             rows = []
+            names = [*table.names, "_deleted"]
             for column, value, reason in _faults(table):
                 rejects.setdefault(column, {})[reason] = self.spoilt
-                for number in range(self.spoilt):
-                    good = {
-                        c.name: _GOOD.get(c.name, f"bad-{column}-{len(rejects[column])}-{number}" if c.key else None)
-                        for c in table.columns
-                    } | {c.name: f"{LAST_DAY}" for c in table.columns if c.required and c.type.startswith("timestamp")}
-                    rows.append(
-                        [(good | {"_deleted": None, column: value})[name] for name in [*table.names, "_deleted"]]
-                    )
-            self.db.executemany(f"INSERT INTO dirty_{table.name} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+                key = f"bad-{column}-{len(rejects[column])}-"  # and a number
+                row = {c.name: key if c.key and c.type == "text" else _GOOD.get(c.name) for c in table.columns}
+                row |= {c.name: c.allowed[0] for c in table.columns if c.allowed}
+                row |= {c.name: f"{LAST_DAY}" for c in table.columns if c.required and c.name.endswith("_at")}
+                row |= {column: value}
+                rows.append(", ".join("NULL" if row.get(name) is None else _text(row[name]) for name in names))
+            numbered = ", ".join(f"CASE WHEN {name} LIKE 'bad-%' THEN {name} || n ELSE {name} END" for name in names)
+            self.db.execute(
+                f"INSERT INTO dirty_{table.name} SELECT {numbered} FROM range({self.spoilt}) AS numbers (n), "
+                f"(VALUES {', '.join(f'({row})' for row in rows)}) AS rows ({', '.join(names)})"
+            )
             self.manifest.rejects[table.name] = rejects
             self.write_file(DIRT, table.name, f"FROM dirty_{table.name}", "csv")
 
