@@ -40,7 +40,7 @@ MANIFEST = "manifest.json"
 
 MOST_ORDERS = 100_000_000  # eight times as many keys of lines fit the 32 bits that are mixed
 LEAST_WITH_DIRT = 1_000
-CORRECTIONS = 10_000  # one a day for so many orders of the history
+CORRECTIONS = 14  # one a day for so many orders of a mean day
 HISTORY_FORMAT = "parquet"  # two fifths of the size of CSV; loads as fast, about 8.5 s a million lines
 MEMORY = "2GB"  # of DuckDB; what it does not count comes on top
 
@@ -765,7 +765,7 @@ class _Shop:
             first_customers=first_customers,
             scatter=customers * 5 // 4,
             products=max(60, min(5_000, self.orders // 200)),
-            corrections=max(1, round(self.orders / CORRECTIONS)),
+            corrections=max(1, round(self.orders / self.span / CORRECTIONS)),
         )
         self.run(_TICKETS)
         step = self.orders // self.many
