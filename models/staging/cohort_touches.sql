@@ -12,52 +12,54 @@ MODEL (
   )
 );
 
-WITH versions AS (
-  SELECT
-    order_id,
-    customer_id,
-    DATE_TRUNC('MONTH', @local_date(ordered_at))::DATE AS month,
-    status = 'cancelled' OR _deleted AS is_out,
-    _loaded_at
-  FROM raw.orders
-), touches AS (
+WITH changes AS (
   /* most loads of an order say nothing new here: that it was shipped, or a refund of it */
   SELECT
-    versions.month,
+    loads.customer_id,
+    loads.ordered_at,
+    loads._loaded_at
+  FROM raw.orders AS loads
+  WHERE
+    NOT EXISTS(
+      SELECT
+        1
+      FROM raw.orders AS earlier
+      WHERE
+        earlier.order_id = loads.order_id AND earlier._loaded_at < loads._loaded_at
+    )
+  UNION ALL
+  SELECT
+    versions.customer_id,
+    versions.ordered_at,
+    loads._loaded_at
+  FROM raw.orders AS loads
+  INNER JOIN raw.orders AS others
+    ON loads.order_id = others.order_id
+    AND (
+      loads.customer_id IS DISTINCT FROM others.customer_id
+      OR DATE_TRUNC('MONTH', @local_date(loads.ordered_at)) <> DATE_TRUNC('MONTH', @local_date(others.ordered_at))
+      OR (
+        loads.status = 'cancelled' OR loads._deleted
+      ) <> (
+        others.status = 'cancelled' OR others._deleted
+      )
+    )
+  INNER JOIN raw.orders AS versions
+    ON loads.order_id = versions.order_id
+), touches AS (
+  SELECT
+    DATE_TRUNC('MONTH', @local_date(changes.ordered_at))::DATE AS month,
     (
       SELECT
         MIN(orders.order_date)
       FROM staging.orders AS orders
       WHERE
-        orders.customer_id = versions.customer_id AND orders.is_counted
+        orders.customer_id = changes.customer_id AND orders.is_counted
     ) AS first_order_date,
-    loads._loaded_at
-  FROM versions AS loads
-  INNER JOIN versions
-    ON loads.order_id = versions.order_id
+    changes._loaded_at
+  FROM changes
   WHERE
-    NOT versions.customer_id IS NULL
-    AND (
-      NOT EXISTS(
-        SELECT
-          1
-        FROM raw.orders AS earlier
-        WHERE
-          earlier.order_id = loads.order_id AND earlier._loaded_at < loads._loaded_at
-      )
-      OR EXISTS(
-        SELECT
-          1
-        FROM versions AS others
-        WHERE
-          others.order_id = loads.order_id
-          AND (
-            others.customer_id IS DISTINCT FROM loads.customer_id
-            OR others.month <> loads.month
-            OR others.is_out <> loads.is_out
-          )
-      )
-    )
+    NOT changes.customer_id IS NULL
 )
 SELECT DISTINCT
   month::DATE,
