@@ -294,7 +294,8 @@ class _Loader:
                 return
             raw.seek(0)
             columns = sql.SQL(", ").join(
-                sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_)) for name, type_ in stage_columns(table)
+                sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_))
+                for name, type_ in stage_columns(table).items()
             )
             self.cur.execute(sql.SQL("CREATE TEMP TABLE {} ({})").format(_stage(table), columns))
             self.cur.execute("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
@@ -306,13 +307,14 @@ class _Loader:
 
             try:
                 if path.name.endswith(".parquet"):
-                    self.pour(table, file, _parquet_sql(self.engine, raw, table, file, now), progress)
+                    query, columns = _parquet_sql(self.engine, raw, table, file, now)
+                    self.pour(table, file, query, columns, progress)
                 else:
                     records = Records(gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw)
                     positions = _match_header(records.header, table, file)
                     pipe = _Pipe()
-                    query = _csv_sql(pipe, len(records.header), positions, table, now)
-                    self.pour(table, file, query, progress, (records, pipe))
+                    query, columns = _csv_sql(pipe, len(records.header), positions, table, now)
+                    self.pour(table, file, query, columns, progress, (records, pipe))
             finally:
                 self.bar.remove_task(task)
             after = os.fstat(raw.fileno())
@@ -342,15 +344,16 @@ class _Loader:
         table: Table,
         file: FileResult,
         query: str,
+        columns: list[str],
         progress: Callable[[int], None],
         feed: "tuple[Records, _Pipe] | None" = None,
     ) -> None:
-        """Copy what DuckDB makes of the query, which may read the records through a pipe, into the stage table.
+        """Copy what DuckDB makes of the query, which may read the records through a pipe, into `columns` of the stage.
 
         Counts the rows read and rejected.
         """
         out = _Pipe()
-        copy = sql.SQL("COPY {} FROM STDIN").format(_stage(table))
+        copy = sql.SQL("COPY {} ({}) FROM STDIN").format(_stage(table), _list(columns))
         failures: list[BaseException] = []
 
         def write() -> None:
@@ -626,7 +629,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, now: datetime) -> str:
+def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, now: datetime) -> tuple[str, list[str]]:
     columns = {"line": "BIGINT", "fault": "VARCHAR"} | {f"c{at}": "VARCHAR" for at in range(width)}
     source = f"""
         (SELECT *, c0 AS excerpt FROM read_csv(
@@ -639,7 +642,7 @@ def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, n
 
 def _parquet_sql(
     engine: duckdb.DuckDBPyConnection, raw: IO[bytes], table: Table, file: FileResult, now: datetime
-) -> str:
+) -> tuple[str, list[str]]:
     # By descriptor: the very file that was hashed, and no `*` in its name taken for a pattern.
     reader = f"read_parquet('/dev/fd/{raw.fileno()}', binary_as_string = true"
     try:
