@@ -190,8 +190,8 @@ _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 
 
 def stage_columns(table: Table) -> dict[str, str]:
-    """The stage table's columns and PostgreSQL types, those of `version` first: duplicates are looked for by them."""
-    types = dict.fromkeys(table.version, "") | {column.name: column.type for column in table.columns}
+    """The stage table's columns and their PostgreSQL types."""
+    types: dict[str, str] = {column.name: column.type for column in table.columns}
     rejects = dict.fromkeys(("reject_column", "reject_value", "reject_reason"), "text")
     return types | {"_deleted": "boolean DEFAULT FALSE", "_row_number": "bigint"} | rejects
 
