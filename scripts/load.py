@@ -293,11 +293,11 @@ class _Loader:
             if self.is_known(table, file):
                 return
             raw.seek(0)
-            columns = sql.SQL(", ").join(
+            definition = sql.SQL(", ").join(
                 sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_))
                 for name, type_ in stage_columns(table).items()
             )
-            self.cur.execute(sql.SQL("CREATE TEMP TABLE {} ({})").format(_stage(table), columns))
+            self.cur.execute(sql.SQL("CREATE TEMP TABLE {} ({})").format(_stage(table), definition))
             self.cur.execute("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
             now: datetime = _one(self.cur)[0]
             task = self.bar.add_task(file.path, total=before.st_size, rows=0)
