@@ -24,8 +24,10 @@ MODEL (
     is_before_order = 'True: dated before its order.',
     is_above_order = 'True: larger than the net amount of its order.',
     quantity = 'Units returned.',
-    amount = 'Amount paid back, without tax, in the currency of the order; without an order in the reporting currency.',
-    refunds = 'amount in the reporting currency at the rate of the order where it counts, else zero.'
+    currency = 'ISO 4217 code of amount: that of the order, without an order the reporting currency.',
+    exchange_rate = 'Units of the reporting currency for one unit of this currency, on the local day of the order; 1 without an order.',
+    amount = 'Amount paid back, without tax, in this currency.',
+    refunds = 'amount at exchange_rate, in the reporting currency, where it counts, else zero.'
   ),
   audits (
     grain_is_unique(columns := refund_id),
@@ -89,14 +91,9 @@ WITH touched AS (
     NOT refunds.order_id IS NULL
     AND refunds.amount > COALESCE(order_totals.net_amount, 0) AS is_above_order,
     refunds.quantity,
-    refunds.amount,
-    CASE
-      WHEN refunds.order_id IS NULL
-      THEN 1
-      WHEN orders.is_counted
-      THEN orders.exchange_rate
-      ELSE 0
-    END AS revenue_rate
+    CASE WHEN refunds.order_id IS NULL THEN @reporting_currency ELSE orders.currency END AS currency,
+    CASE WHEN refunds.order_id IS NULL THEN 1 ELSE orders.exchange_rate END AS exchange_rate,
+    refunds.amount
   FROM refunds
   LEFT JOIN staging.orders AS orders
     ON refunds.order_id = orders.order_id
@@ -122,8 +119,10 @@ SELECT
   is_before_order::BOOLEAN,
   is_above_order::BOOLEAN,
   quantity::DECIMAL(18, 4),
+  currency::TEXT,
+  exchange_rate::DECIMAL(18, 8),
   amount::DECIMAL(18, 4),
-  CAST(amount * revenue_rate AS DECIMAL(18, 4)) AS refunds
+  CASE WHEN is_counted THEN amount * exchange_rate ELSE 0 END::DECIMAL(18, 4) AS refunds
 FROM joined;
 
 @create_index(refund_id, unique := TRUE);
