@@ -35,13 +35,15 @@ Row = dict[str, Any]
 class Warehouse:
     """A warehouse of its own in this process: settings, SQLMesh context and caches point at it while it is entered."""
 
-    def __init__(self, home: Path, drops: Path) -> None:
+    def __init__(self, home: Path, drops: Path, zone: str = ZONE, currency: str = "USD") -> None:
         self.home, self.drops, self.batches = Home(home), drops, 0
+        self.reporting = {"REPORTING_TIMEZONE": zone, "REPORTING_CURRENCY": currency}
 
     def __enter__(self) -> "Warehouse":
         self.patch = pytest.MonkeyPatch()
         self.patch.setenv("WAREHOUSE_HOME", str(self.home.path))
-        self.patch.setenv("REPORTING_TIMEZONE", ZONE)
+        for name, value in self.reporting.items():
+            self.patch.setenv(name, value)
         forget_caches()
         pipeline.context.cache_clear()
         embedded.up()
@@ -76,13 +78,27 @@ class Warehouse:
     def differences(self, scratch: Path) -> dict[str, tuple[oracle.Rows, oracle.Rows]]:
         """Mart -> rows that are only here, rows that only the oracle has. Empty when all is right."""
         with closing(connect("sqlmesh_user")) as session:
-            expected = oracle.expected(session, scratch, ZONE, settings().reporting_currency)
+            expected = oracle.expected(session, scratch, settings().reporting_timezone, settings().reporting_currency)
         found = {}
         for mart, (columns, rows) in expected.items():
             here = oracle.canonical(self.read(f"SELECT {', '.join(columns)} FROM {mart}"))
             if here != rows:
                 found[mart] = ([row for row in here if row not in rows], [row for row in rows if row not in here])
         return found
+
+    def report_in(self, zone: str, currency: str) -> None:
+        """What an operator does for another zone and currency: set two variables, and deploy."""
+        pipeline.context().close()
+        self.patch.setenv("REPORTING_TIMEZONE", zone)
+        self.patch.setenv("REPORTING_CURRENCY", currency)
+        forget_caches()
+        pipeline.context.cache_clear()
+        export_environment()
+        now = pipeline._server_now()
+        pipeline.context().plan(
+            "prod", skip_tests=True, skip_linter=True, no_prompts=True, auto_apply=True, run=True, ignore_cron=True,
+            execution_time=now,
+        )  # fmt: skip
 
     def content(self) -> dict[str, oracle.Rows]:
         """Every stored table of prod, row for row."""
@@ -270,6 +286,36 @@ def test_random_changes_leave_every_number_right(warehouse: Warehouse, tmp_path:
     for _ in range(3):  # several loads, one run: an outage of the runner
         warehouse.drop(**shop.batch())
     pipeline.refresh(warehouse.drops)
+    assert warehouse.differences(tmp_path) == {}
+
+
+def test_the_definitions_cover_every_column(warehouse: Warehouse, tmp_path: Path) -> None:
+    """No number, date, flag or text of a mart goes without a second opinion."""
+    with closing(connect("sqlmesh_user")) as session:
+        expected = oracle.expected(session, tmp_path, ZONE, "USD")
+    columns = warehouse.read(
+        "SELECT table_schema || '.' || table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema IN ('marts', 'ml')"
+    )
+    assert {(mart, name) for mart, (names, _) in expected.items() for name in names} == set(columns)
+
+
+def test_numbers_are_right_in_any_zone_and_currency(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Two variables, and no model, decide: for what is there already, for what is loaded then, and on the way back."""
+    warehouse.report_in("Australia/Lord_Howe", "EUR")  # its clocks go back on 5 April, at 15:00 UTC, by half an hour
+    try:
+        assert warehouse.differences(tmp_path) == {}
+        warehouse.drop(
+            orders=[order(f"H{n}", 29.5 + n / 24, updated_at=at(90), currency="GBP") for n in range(48)],
+            order_items=[line(f"H{n}", 1, 7.77, 29.5) for n in range(48)],
+            refunds=[refund(f"RH{n}", f"H{n}", 1.11, 30 + n / 12) for n in range(24)],
+        )
+        pipeline.refresh(warehouse.drops)
+        assert warehouse.differences(tmp_path) == {}
+        warehouse.report_in("Pacific/Kiritimati", "JPY")  # UTC+14, the first to see a day
+        assert warehouse.differences(tmp_path) == {}
+    finally:
+        warehouse.report_in(ZONE, "USD")
     assert warehouse.differences(tmp_path) == {}
 
 
