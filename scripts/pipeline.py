@@ -81,6 +81,7 @@ def deploy() -> None:
             execution_time=_server_now(),
         )
     remember_reporting()
+    _say_what_waits()
 
 
 def refresh(drop: Path | None = None) -> None:
@@ -137,6 +138,21 @@ def run_missing() -> None:
     now = _server_now()
     with _sqlmesh("the run did not finish"):
         context().run(PROD, ignore_cron=True, end=now, execution_time=now)
+    _say_what_waits()
+
+
+def _say_what_waits() -> None:
+    """What is loaded and counts nowhere, because its order or ticket has not arrived; nothing where nothing waits."""
+    if _ask("SELECT TO_REGCLASS('marts.waiting_records')") is None:
+        return  # prod is of a time before this table
+    counts = "SUM(order_items), SUM(refunds), COUNT(*) FILTER (WHERE parent_type = 'order'), SUM(ticket_events)"
+    lines, refunds, orders, events = _ask(f"SELECT ARRAY[{counts}]::BIGINT[] FROM marts.waiting_records")
+    if orders:
+        _say(f"waiting: {lines} line(s) and {refunds} refund(s) of {orders} order(s) that have not arrived")
+    if events:
+        _say(f"waiting: {events} event(s) of tickets that have not arrived")
+    if orders or events:
+        _say("  they count nowhere until then: see marts.waiting_records")
 
 
 def run_sample() -> None:

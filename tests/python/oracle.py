@@ -293,6 +293,18 @@ MARTS = {
           gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, tax, shipping
         FROM v
     """,
+    "marts.waiting_records": """
+        SELECT parent_type, parent_id, count(line) AS order_items, count(refund) AS refunds, count(event) AS ticket_events,
+          min(since) AS waiting_since
+        FROM (
+          SELECT 'order' AS parent_type, order_id AS parent_id, 1 AS line, NULL AS refund, NULL AS event, updated_at AS since
+          FROM order_items
+          UNION ALL SELECT 'order', order_id, NULL, 1, NULL, updated_at FROM refunds WHERE order_id IS NOT NULL
+          UNION ALL SELECT 'ticket', ticket_id, NULL, NULL, 1, occurred_at FROM ticket_events
+        ) WHERE (parent_type, parent_id) NOT IN (
+          SELECT ('order', order_id) FROM orders UNION ALL SELECT ('ticket', ticket_id) FROM tickets
+        ) GROUP BY ALL
+    """,
     "marts.customer_metrics": """
         SELECT customer_id, d AS order_date, orders, units, gross AS gross_revenue, discount AS discounts,
           gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, tax, segment

@@ -149,7 +149,9 @@ def test_an_empty_warehouse_is_right(warehouse: Warehouse, tmp_path: Path) -> No
     assert warehouse.read("SELECT * FROM marts.daily_revenue") == []
 
 
-def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_first_load_and_corrections_by_hand(
+    warehouse: Warehouse, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Load, run, correct, run again: the numbers of a few orders, worked out on paper."""
     warehouse.drop(
         customers=[{"customer_id": "C1", "country_code": "us", "created_at": at(-9), "updated_at": at(-9)}],
@@ -163,6 +165,7 @@ def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path
         refunds=[refund("R1", "A", 7, 2.5), refund("R2", "LATE", 2, 2.5), refund("R3", None, 1, 2.5, customer_id="C1")],
     )  # fmt: skip
     pipeline.refresh(warehouse.drops)
+    assert "waiting: 1 line(s) and 1 refund(s) of 1 order(s) that have not arrived" in capsys.readouterr().out
     assert warehouse.differences(tmp_path) == {}
     days = "SELECT order_date::TEXT, orders, customers, net_sales, refunds, net_revenue FROM marts.daily_revenue ORDER BY 1"
     # 19.99 - 4.50 + 7 on the 6th; 7 on the 7th; 3 of the guest on the 8th, which pays back 7 + 1 (R2 waits for LATE)
@@ -177,6 +180,7 @@ def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path
         order_items=[line("A", 2, 7, 0.6, _deleted="true")],
     )
     pipeline.refresh(warehouse.drops)
+    assert "waiting" not in capsys.readouterr().out.replace("marts.waiting_records", "")
     assert warehouse.differences(tmp_path) == {}
     rate = oracle.rate("EUR", "USD", (START + timedelta(days=0.5)).date())
     assert rate is not None
