@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
+
 from scripts import bootstrap, server
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
@@ -18,6 +20,7 @@ from scripts.settings import ROOT, connect, export_environment, remember_reporti
 
 if TYPE_CHECKING:
     from sqlmesh import Context
+    from sqlmesh.utils.errors import AuditError
 
 PROD = "prod"
 
@@ -237,13 +240,33 @@ def _sqlmesh(what: str) -> Iterator[None]:
     if causes:
         audits = all(isinstance(cause, AuditError | NodeAuditsErrors) for cause in causes)
         reason = "did not pass their checks" if audits else "failed"
+        failed = [
+            error for cause in causes for error in getattr(cause, "errors", [cause]) if isinstance(error, AuditError)
+        ]
         raise WarehouseError(
             f"{what}: {len(causes)} model(s) {reason}; those that depend on them stay as they were",
-            hint,
+            "\n  ".join([*map(_finding, failed), hint]),
             Exit.DATA_QUALITY if audits else Exit.BUG,
         )
     if text:
         raise WarehouseError(f"{what}: {text}", hint, Exit.BUG)
+
+
+def _finding(error: "AuditError") -> str:
+    """Which check of which model found how many rows, and what the first of them look like."""
+    rows = ""
+    with (
+        contextlib.suppress(psycopg2.Error),
+        contextlib.closing(connect("sqlmesh_user")) as session,
+        session.cursor() as cursor,
+    ):
+        cursor.execute(f"SELECT * FROM ({error.sql()}) AS found LIMIT 3")
+        names = [column.name for column in cursor.description or ()][:5]
+        rows = "".join(
+            "\n    " + ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=False))
+            for row in cursor.fetchall()
+        )
+    return f"{error.model_name}: {error.audit_name} found {error.count} row(s){rows and ', such as'}{rows}"
 
 
 def _say(line: str) -> None:
