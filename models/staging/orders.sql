@@ -6,6 +6,9 @@ MODEL (
   ),
   owner commerce,
   tags (staging, commerce),
+  depends_on (
+    seeds.exchange_rates
+  ),
   grain order_id,
   description 'One row per order that exists at the source: the newest version of each, with its local day, whether it counts, and its exchange rate.',
   column_descriptions (
@@ -23,7 +26,8 @@ MODEL (
   audits (
     grain_is_unique(columns := order_id),
     no_rows_lost(source := raw.orders, key := order_id),
-    currency_has_rate(rate := exchange_rate)
+    currency_has_rate(rate := exchange_rate),
+    rates_are_recent
   )
 );
 

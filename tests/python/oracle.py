@@ -552,11 +552,12 @@ ECB_DAYS = sorted(ECB)
 
 
 def rate(code: str, into: str, day: date) -> Decimal | None:
-    """Units of `into` for one unit of `code` at the last business day up to `day`, at most seven days back."""
+    """Units of `into` for one unit of `code` at the last business day up to `day`, the file's last for 45 days."""
     if code == into:
         return Decimal(1)
     position = bisect_right(ECB_DAYS, day)
-    if not position or day - ECB_DAYS[position - 1] > timedelta(days=7):
+    carried = timedelta(days=7 if position < len(ECB_DAYS) else 45)
+    if not position or day - ECB_DAYS[position - 1] > carried:
         return None
     per_euro = ECB[ECB_DAYS[position - 1]] | {"EUR": Decimal(1)}
     if code not in per_euro or into not in per_euro:

@@ -408,6 +408,10 @@ FAULTS = {
     ),
     "no_facts_lost": ("marts.fct_order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
     "no_rows_lost": ("staging.order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
+    "rates_are_recent": (
+        "staging.orders",
+        "UPDATE {t} SET currency = 'CHF', ordered_at = '2099-01-01', order_date = '2099-01-01' WHERE is_counted",
+    ),
     "retention_consistency": ("marts.cohort_retention", "UPDATE {t} SET customers = cohort_size + 1"),
     "revenue_consistency": ("marts.fct_orders", "UPDATE {t} SET gross_revenue = -1"),
     "revenue_reconciles": ("marts.daily_revenue", "UPDATE {t} SET refunds = refunds + 0.01"),
