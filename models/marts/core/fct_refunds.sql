@@ -6,7 +6,7 @@ MODEL (
   ),
   owner commerce,
   tags (marts, core),
-  depends_on (marts.dim_customers, marts.dim_products),
+  depends_on (marts.dim_customers, marts.dim_dates, marts.dim_products),
   grain refund_id,
   description 'One row per refund that names no order or an order that has arrived. Answers: what was paid back, when, for which order and why? Refunds of cancelled orders are here with is_counted false and zero refunds. Excludes refunds whose order is missing, which wait in staging.',
   column_descriptions (
@@ -16,9 +16,8 @@ MODEL (
     customer_id = 'Customer of the order, else the one the refund names; joins marts.dim_customers.',
     product_id = 'Product the refund names, else that of the line it names; joins marts.dim_products.',
     refunded_at = 'When it was paid back.',
-    refund_date = 'Local day of refunded_at: the day of the refund on a cash basis.',
+    refund_date = 'Local day of refunded_at: the day of the refund on a cash basis; joins marts.dim_dates.',
     order_date = 'Local day of the order; NULL without an order.',
-    order_basis_date = 'Day of the refund on an order basis: order_date, or refund_date without an order.',
     reason = 'Reason given.',
     is_counted = 'False for a refund of a cancelled order, which counts nowhere.',
     is_before_order = 'True: dated before its order.',
@@ -33,6 +32,8 @@ MODEL (
     grain_is_unique(columns := refund_id),
     foreign_key_holds(column := customer_id, parent := marts.dim_customers, key := customer_id),
     foreign_key_holds(column := product_id, parent := marts.dim_products, key := product_id),
+    foreign_key_holds(column := order_id, parent := staging.orders, key := order_id),
+    foreign_key_holds(column := refund_date, parent := marts.dim_dates, key := date_day),
     no_facts_lost(source := staging.refunds, key := refund_id)
   )
 );
