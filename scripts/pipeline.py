@@ -253,7 +253,7 @@ def _sqlmesh(what: str) -> Iterator[None]:
 
 
 def _finding(error: "AuditError") -> str:
-    """Which check of which model found how many rows, and what the first of them look like."""
+    """Which check of which model found how many rows, the first of them, and what the check says to do."""
     rows = ""
     with (
         contextlib.suppress(psycopg2.Error),
@@ -266,7 +266,10 @@ def _finding(error: "AuditError") -> str:
             "\n    " + ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=False))
             for row in cursor.fetchall()
         )
-    return f"{error.model_name}: {error.audit_name} found {error.count} row(s){rows and ', such as'}{rows}"
+    comments = (text for node in error.query.walk() for text in node.comments or ())
+    _, row, advice = " ".join(next(comments, "").split()).partition(" A returned row ")
+    found = f"{error.model_name}: {error.audit_name} found {error.count} row(s){rows and ', such as'}{rows}"
+    return f"{found}\n  {row.strip()} {advice}" if advice else found
 
 
 def _say(line: str) -> None:
