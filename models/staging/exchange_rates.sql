@@ -153,7 +153,7 @@ WITH touched AS (
 SELECT
   per_euro.currency::TEXT,
   per_euro.rate_date::DATE,
-  @ratio(reporting.units_per_euro, per_euro.units_per_euro, scale := 8) AS exchange_rate
+  @ratio(reporting.units_per_euro, per_euro.units_per_euro, scale := 12) AS exchange_rate
 FROM per_euro
 INNER JOIN per_euro AS reporting
   ON per_euro.rate_date = reporting.rate_date

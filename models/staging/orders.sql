@@ -66,7 +66,7 @@ SELECT
     WHEN versions.currency = @reporting_currency
     THEN 1
     ELSE rates.exchange_rate
-  END::DECIMAL(18, 8) AS exchange_rate,
+  END::DECIMAL(20, 12) AS exchange_rate,
   COALESCE(versions.shipping_amount, 0)::DECIMAL(18, 4) AS shipping_amount,
   versions.ordered_at::TIMESTAMPTZ,
   versions.order_date::DATE,

@@ -461,7 +461,7 @@ def expected(warehouse: connection, folder: Path, zone: str, currency: str) -> d
     days = engine.execute(
         "SELECT DISTINCT currency, (ordered_at AT TIME ZONE $zone)::DATE FROM orders", {"zone": zone}
     ).fetchall()
-    engine.execute("CREATE TABLE rates (currency TEXT, d DATE, rate DECIMAL(18, 8))")
+    engine.execute("CREATE TABLE rates (currency TEXT, d DATE, rate DECIMAL(20, 12))")
     for code, day in days:
         engine.execute("INSERT INTO rates VALUES (?, ?, ?)", [code, day, rate(code, currency, day)])
     engine.execute(FUNCTIONS)
@@ -527,7 +527,7 @@ def canonical(rows: Rows) -> Rows:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        return f"{Decimal(value):.8f}"
+        return f"{Decimal(value):.12f}"
     if isinstance(value, datetime):
         return value.astimezone(UTC)
     return value
@@ -562,4 +562,4 @@ def rate(code: str, into: str, day: date) -> Decimal | None:
     per_euro = ECB[ECB_DAYS[position - 1]] | {"EUR": Decimal(1)}
     if code not in per_euro or into not in per_euro:
         return None
-    return (per_euro[into] / per_euro[code]).quantize(Decimal("0.00000001"), ROUND_HALF_UP)
+    return (per_euro[into] / per_euro[code]).quantize(Decimal("0.000000000001"), ROUND_HALF_UP)

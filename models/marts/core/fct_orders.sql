@@ -105,7 +105,7 @@ SELECT
   orders.ordered_at::TIMESTAMPTZ,
   orders.order_date::DATE,
   orders.currency::TEXT,
-  orders.exchange_rate::DECIMAL(18, 8),
+  orders.exchange_rate::DECIMAL(20, 12),
   COALESCE(lines.gross_amount, 0)::DECIMAL(18, 4) AS gross_amount,
   COALESCE(lines.discount_amount, 0)::DECIMAL(18, 4) AS discount_amount,
   COALESCE(lines.net_amount, 0)::DECIMAL(18, 4) AS net_amount,

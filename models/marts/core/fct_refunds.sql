@@ -121,7 +121,7 @@ SELECT
   is_above_order::BOOLEAN,
   quantity::DECIMAL(18, 4),
   currency::TEXT,
-  exchange_rate::DECIMAL(18, 8),
+  exchange_rate::DECIMAL(20, 12),
   amount::DECIMAL(18, 4),
   CASE WHEN is_counted THEN amount * exchange_rate ELSE 0 END::DECIMAL(18, 4) AS refunds
 FROM joined;
