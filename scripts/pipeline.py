@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg2
-
 from scripts import bootstrap, server
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
@@ -254,22 +252,13 @@ def _sqlmesh(what: str) -> Iterator[None]:
 
 def _finding(error: "AuditError") -> str:
     """Which check of which model found how many rows, the first of them, and what the check says to do."""
-    rows = ""
-    with (
-        contextlib.suppress(psycopg2.Error),
-        contextlib.closing(connect("sqlmesh_user")) as session,
-        session.cursor() as cursor,
-    ):
-        cursor.execute(f"SELECT * FROM ({error.sql()}) AS found LIMIT 3")
-        names = [column.name for column in cursor.description or ()][:5]
-        rows = "".join(
-            "\n    " + ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=False))
-            for row in cursor.fetchall()
-        )
+    from scripts.evaluator import FIRST_ROWS
+
+    rows = error.query.meta.get(FIRST_ROWS, [])
+    found = f"{error.model_name}: {error.audit_name} found {error.count} row(s)" + (", such as" if rows else "")
     comments = (text for node in error.query.walk() for text in node.comments or ())
-    _, row, advice = " ".join(next(comments, "").split()).partition(" A returned row ")
-    found = f"{error.model_name}: {error.audit_name} found {error.count} row(s){rows and ', such as'}{rows}"
-    return f"{found}\n  {row.strip()} {advice}" if advice else found
+    _, row, advice = " ".join(next(comments, "").split()).partition("A returned row ")
+    return "".join([found, *(f"\n    {text}" for text in rows), f"\n  {row}{advice}" if advice else ""])
 
 
 def _say(line: str) -> None:
