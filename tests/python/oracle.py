@@ -78,6 +78,7 @@ SELECT
   x.refund_id, x.order_id, x.line_number, x.refunded_at, x.reason, x.quantity, x.amount,
   (x.refunded_at AT TIME ZONE $zone)::DATE AS d,
   date_trunc('month', (x.refunded_at AT TIME ZONE $zone))::DATE AS m, o.d AS order_d,
+  CASE WHEN x.order_id IS NULL THEN (x.refunded_at AT TIME ZONE $zone)::DATE ELSE o.d END AS basis_d,
   coalesce(x.product_id, i.product_id) AS product_id,
   CASE WHEN x.order_id IS NULL THEN $currency ELSE o.currency END AS currency,
   CASE WHEN x.order_id IS NULL THEN 1 ELSE r.rate END AS rate,
@@ -195,6 +196,21 @@ SELECT product_id, m AS month, count(DISTINCT order_id) AS orders, sum(units) AS
   sum(gross - discount - refund) AS net_revenue
 FROM p GROUP BY ALL;
 
+-- Scores by cumulative distribution, in whole numbers: how many of all are no better.
+CREATE TABLE scored AS
+WITH n AS (
+  SELECT customer_id, count(*) FILTER (orders > 0) AS order_days, sum(orders) AS orders,
+    sum(gross - discount - refund) AS net_revenue, arg_max(segment, d) AS segment,
+    max(d) FILTER (orders > 0) AS last_order_date
+  FROM c GROUP BY customer_id HAVING sum(orders) > 0
+)
+SELECT *,
+  fifth((SELECT count(*) FROM n AS y WHERE y.last_order_date <= x.last_order_date), (SELECT count(*) FROM n))
+    AS recency_score,
+  fifth((SELECT count(*) FROM n AS y WHERE y.orders <= x.orders), (SELECT count(*) FROM n)) AS frequency_score,
+  fifth((SELECT count(*) FROM n AS y WHERE y.net_revenue <= x.net_revenue), (SELECT count(*) FROM n)) AS monetary_score
+FROM n AS x;
+
 CREATE TABLE priorities AS SELECT priority FROM sla UNION ALL SELECT 'other' UNION ALL SELECT 'all';
 """
 
@@ -282,7 +298,7 @@ MARTS = {
     """,
     "marts.fct_refunds": """
         SELECT refund_id, order_id, line_number, customer_id, product_id, refunded_at, d AS refund_date, order_d AS order_date,
-          reason, counts AS is_counted, is_early AS is_before_order, is_large AS is_above_order, quantity, currency,
+          basis_d AS order_basis_date, reason, counts AS is_counted, is_early AS is_before_order, is_large AS is_above_order, quantity, currency,
           rate AS exchange_rate, amount, refund AS refunds
         FROM f
     """,
@@ -415,20 +431,11 @@ MARTS = {
           )
         ) WHERE customer_id IS NOT NULL GROUP BY ALL
     """,
-    "ml.customer_segments": """
-        WITH n AS (
-          SELECT customer_id, count(*) FILTER (orders > 0) AS order_days, sum(orders) AS orders,
-            sum(gross - discount - refund) AS net_revenue, arg_max(segment, d) AS segment,
-            (SELECT max(as_of) FROM days) - max(d) FILTER (orders > 0) AS recency_days
-          FROM c GROUP BY customer_id HAVING sum(orders) > 0
-        )
-        SELECT *,
-          fifth((SELECT count(*) FROM n AS y WHERE y.recency_days >= x.recency_days), (SELECT count(*) FROM n))
-            AS recency_score,
-          fifth((SELECT count(*) FROM n AS y WHERE y.orders <= x.orders), (SELECT count(*) FROM n)) AS frequency_score,
-          fifth((SELECT count(*) FROM n AS y WHERE y.net_revenue <= x.net_revenue), (SELECT count(*) FROM n))
-            AS monetary_score
-        FROM n AS x
+    "ml.customer_segments": "SELECT * FROM scored",
+    "ml.score_bounds": """
+        SELECT s AS score, min(last_order_date) FILTER (recency_score >= s) AS last_order_date,
+          min(orders) FILTER (frequency_score >= s) AS orders, min(net_revenue) FILTER (monetary_score >= s) AS net_revenue
+        FROM scored CROSS JOIN range(1, 6) AS steps (s) GROUP BY s
     """,
 }
 

@@ -18,6 +18,7 @@ MODEL (
     refunded_at = 'When it was paid back.',
     refund_date = 'Local day of refunded_at: the day of the refund on a cash basis; joins marts.dim_dates.',
     order_date = 'Local day of the order; NULL without an order.',
+    order_basis_date = 'Day of the refund on an order basis: order_date, or refund_date without an order.',
     reason = 'Reason given.',
     is_counted = 'False for a refund of a cancelled order, which counts nowhere.',
     is_before_order = 'True: dated before its order.',
