@@ -123,6 +123,8 @@ WITH events AS (
 )
 SELECT unnest(generate_series(min(d), max(d), INTERVAL 1 DAY))::DATE AS d, max(d) AS as_of FROM events;
 
+CREATE MACRO is_over(month) AS last_day(month) <= (SELECT max(as_of) FROM days);
+
 CREATE TABLE months AS SELECT date_trunc('month', d)::DATE AS m, max(as_of) AS as_of FROM days GROUP BY 1;
 
 -- What a customer did on a day, and the segment it had reached by then (75, 10 and 40: config/warehouse.yaml).
@@ -331,7 +333,7 @@ MARTS = {
         key="m AS month", more=" last_day(k.m) <= k.as_of AS is_complete,", periods="months", period="m"
     ),
     "marts.order_value_percentiles": """
-        SELECT m AS month, count(*) AS orders, sum(gross - discount) AS net_sales,
+        SELECT m AS month, is_over(m) AS is_complete, count(*) AS orders, sum(gross - discount) AS net_sales,
           percentile(list(gross - discount), 0.25) AS p25,
           percentile(list(gross - discount), 0.5) AS p50,
           percentile(list(gross - discount), 0.75) AS p75,
@@ -358,7 +360,7 @@ MARTS = {
         FROM v LEFT JOIN c ON c.customer_id = v.customer_id AND c.d = v.d WHERE counts GROUP BY ALL
     """,
     "marts.product_performance": """
-        SELECT *, (SELECT 1 + count(*) FROM totals AS y WHERE y.month = x.month AND y.net_revenue > x.net_revenue)
+        SELECT *, is_over(month) AS is_complete, (SELECT 1 + count(*) FROM totals AS y WHERE y.month = x.month AND y.net_revenue > x.net_revenue)
           AS revenue_rank
         FROM totals AS x
     """,
@@ -417,7 +419,8 @@ MARTS = {
         ) GROUP BY ALL
     """,
     "marts.customer_support": """
-        SELECT customer_id, m AS month, sum(orders) AS orders, sum(tickets) AS tickets, sum(reopened) AS reopened_tickets,
+        SELECT customer_id, m AS month, is_over(m) AS is_complete, sum(orders) AS orders, sum(tickets) AS tickets,
+          sum(reopened) AS reopened_tickets,
           ratio(sum(tickets), sum(orders)) AS tickets_per_order, sum(refund) AS refunds, sum(after) AS refunds_after_ticket
         FROM (
           SELECT customer_id, date_trunc('month', d)::DATE AS m, orders, 0 AS tickets, 0 AS reopened, refund, 0 AS after

@@ -14,6 +14,7 @@ MODEL (
   column_descriptions (
     product_id = 'Product; joins marts.dim_products.',
     month = 'First day of the local month.',
+    is_complete = 'False: the month ends after the as-of day, so more may come.',
     orders = 'Counted orders with the product.',
     units = 'Units sold.',
     gross_revenue = 'Lines before discount, without tax, in the reporting currency.',
@@ -49,10 +50,25 @@ WITH touched AS (
   FROM staging.refund_touches
   WHERE
     @loaded() AND NOT refund_date IS NULL
+  UNION
+  /* a month has a product of rank 1 */
+  SELECT
+    spine.month
+  FROM (
+    SELECT DISTINCT
+      month,
+      is_month_complete
+    FROM marts.dim_dates
+  ) AS spine
+  INNER JOIN marts.product_performance AS present
+    ON spine.month = present.month
+  WHERE
+    present.revenue_rank = 1 AND spine.is_month_complete <> present.is_complete
 ), days AS (
   SELECT
     date_day,
-    month
+    month,
+    is_month_complete AS is_complete
   FROM marts.dim_dates
   WHERE
     @touched(month)
@@ -60,6 +76,7 @@ WITH touched AS (
   SELECT
     lines.product_id,
     days.month,
+    days.is_complete,
     COUNT(DISTINCT lines.order_id) AS orders,
     SUM(lines.units) AS units,
     SUM(lines.gross_revenue) AS gross_revenue,
@@ -72,11 +89,13 @@ WITH touched AS (
     lines.is_counted
   GROUP BY
     lines.product_id,
-    days.month
+    days.month,
+    days.is_complete
 ), refunds AS (
   SELECT
     refunds.product_id,
     days.month,
+    days.is_complete,
     SUM(refunds.refunds) AS refunds
   FROM days
   INNER JOIN marts.fct_refunds AS refunds
@@ -85,11 +104,13 @@ WITH touched AS (
     refunds.is_counted AND NOT refunds.product_id IS NULL
   GROUP BY
     refunds.product_id,
-    days.month
+    days.month,
+    days.is_complete
 ), joined AS (
   SELECT
     COALESCE(sales.product_id, refunds.product_id) AS product_id,
     COALESCE(sales.month, refunds.month) AS month,
+    COALESCE(sales.is_complete, refunds.is_complete) AS is_complete,
     COALESCE(sales.orders, 0) AS orders,
     COALESCE(sales.units, 0) AS units,
     COALESCE(sales.gross_revenue, 0) AS gross_revenue,
@@ -104,6 +125,7 @@ WITH touched AS (
 SELECT
   product_id::TEXT,
   month::DATE,
+  is_complete::BOOLEAN,
   orders::BIGINT,
   units::DECIMAL(18, 4),
   gross_revenue::DECIMAL(18, 4),

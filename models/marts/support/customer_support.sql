@@ -14,6 +14,7 @@ MODEL (
   column_descriptions (
     customer_id = 'Customer; joins marts.dim_customers.',
     month = 'First day of the local month of the orders and of the creation of the tickets.',
+    is_complete = 'False: the month ends after the as-of day, so more may come.',
     orders = 'Counted orders.',
     tickets = 'Tickets created.',
     reopened_tickets = 'Of these, those that were solved more than once.',
@@ -34,8 +35,19 @@ WITH touched AS (
   FROM staging.customer_touches
   WHERE
     @loaded() AND NOT customer_id IS NULL
-  GROUP BY
-    customer_id
+  UNION
+  SELECT
+    present.customer_id
+  FROM (
+    SELECT DISTINCT
+      month,
+      is_month_complete
+    FROM marts.dim_dates
+  ) AS spine
+  INNER JOIN marts.customer_support AS present
+    ON spine.month = present.month
+  WHERE
+    spine.is_month_complete <> present.is_complete
 ), tickets AS (
   SELECT
     ticket_id,
@@ -101,21 +113,26 @@ WITH touched AS (
     )
 ), months AS (
   SELECT
-    customer_id,
-    DATE_TRUNC('MONTH', activity_date)::DATE AS month,
-    SUM(orders) AS orders,
-    SUM(tickets) AS tickets,
-    SUM(reopened_tickets) AS reopened_tickets,
-    SUM(refunds) AS refunds,
-    SUM(refunds_after_ticket) AS refunds_after_ticket
+    activity.customer_id,
+    dates.month,
+    dates.is_month_complete AS is_complete,
+    SUM(activity.orders) AS orders,
+    SUM(activity.tickets) AS tickets,
+    SUM(activity.reopened_tickets) AS reopened_tickets,
+    SUM(activity.refunds) AS refunds,
+    SUM(activity.refunds_after_ticket) AS refunds_after_ticket
   FROM activity
+  INNER JOIN marts.dim_dates AS dates
+    ON activity.activity_date = dates.date_day
   GROUP BY
-    customer_id,
-    DATE_TRUNC('MONTH', activity_date)::DATE
+    activity.customer_id,
+    dates.month,
+    dates.is_month_complete
 )
 SELECT
   customer_id::TEXT,
   month::DATE,
+  is_complete::BOOLEAN,
   orders::BIGINT,
   tickets::BIGINT,
   reopened_tickets::BIGINT,
