@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql load refresh plan deploy check format lock parity soak reference-data
+.PHONY: help run test init up down status env psql load refresh generate plan deploy check format lock parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,10 @@ load: $(VENV)/runtime ## Load the batches in a folder: make load DROP=folder.
 
 refresh: $(VENV)/runtime ## The scheduled job: load (with DROP=folder), then bring every model up to now.
 	@$(RUN) refresh $(if $(DROP),"$(DROP)")
+
+generate: $(VENV)/runtime ## A made-up shop of any size: make generate ORDERS=10000000 [DROP=folder DAYS=7 SEED=7 DIRT=1].
+	@$(RUN) generate $(if $(DROP),"$(DROP)") $(if $(ORDERS),--orders "$(ORDERS)") $(if $(DAYS),--days "$(DAYS)") \
+	  $(if $(SEED),--seed "$(SEED)") $(if $(DIRT),--dirt)
 
 ##@ Changes
 

@@ -8,6 +8,7 @@ import typer
 
 from scripts import pipeline, server
 from scripts.errors import WarehouseError
+from scripts.settings import settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -71,6 +72,20 @@ def refresh(drop: Annotated[Path | None, typer.Argument(help="Folder to load fir
 def deploy() -> None:
     """Bring prod to the code in this folder, and up to now."""
     pipeline.deploy()
+
+
+@app.command()
+def generate(
+    target: Annotated[Path | None, typer.Argument(help="New folder; by default generated in WAREHOUSE_HOME.")] = None,
+    orders: Annotated[int, typer.Option(help="Orders of the history.")] = 100_000,
+    days: Annotated[int, typer.Option(help="Single days after it, a batch each.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another shop.")] = 7,
+    dirt: Annotated[bool, typer.Option(help="Add a batch of everything that may be wrong.")] = False,
+) -> None:
+    """Write a made-up shop of any size as batches, with the truth about it in manifest.json."""
+    from scripts.generate import generate as make
+
+    print(make(target or settings().warehouse_home / "generated", orders, days=days, seed=seed, dirt=dirt))
 
 
 @app.command()

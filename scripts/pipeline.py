@@ -141,7 +141,7 @@ def run_missing() -> None:
 
 def run_sample() -> None:
     """From nothing to marts on the sample: server, load, prod, and a summary. Cheap to repeat."""
-    from scripts import sample, summary
+    from scripts import generate, sample, summary
 
     if "reporting_timezone" not in settings().model_fields_set:
         os.environ["REPORTING_TIMEZONE"] = sample.TIME_ZONE
@@ -151,6 +151,7 @@ def run_sample() -> None:
     drop = settings().warehouse_home / "sample"
     _refuse_other_data(drop)
     _say(str(sample.write_sample(drop / sample.BATCH)))
+    _say(generate.write_tickets(drop / sample.BATCH / "orders.csv", drop / generate.TICKETS))
     load(drop)
     deploy()
     summary.show()

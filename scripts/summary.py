@@ -1,4 +1,4 @@
-"""What `make run` shows at its end: revenue by month, the segments, how to connect; read as an analyst reads."""
+"""What `make run` shows at its end: revenue and support by month, the segments, how to connect; read as an analyst reads."""
 
 from contextlib import closing
 from typing import Any
@@ -22,6 +22,13 @@ SELECT segment, COUNT(*), SUM(order_days)::BIGINT, SUM(net_revenue), SUM(net_rev
 FROM ml.customer_segments
 GROUP BY segment
 ORDER BY 5 DESC
+"""
+SUPPORT = """
+SELECT
+  TO_CHAR(month, 'YYYY-MM'), tickets_created, first_reply_minutes_p50 / 60, first_reply_minutes_p90 / 60, 100 * sla_met_rate
+FROM marts.support_monthly
+WHERE priority = 'all'
+ORDER BY month
 """
 
 
@@ -49,6 +56,14 @@ def show() -> None:
         for row in cursor.fetchall():
             segments.add_row(*map(_cell, row))
         console.print(segments)
+
+        support = Table(title="Support by month (tickets of the sample are generated)")
+        for name in ("month", "tickets", "first reply, median hours", "first reply, p90 hours", "in time, %"):
+            support.add_column(name, justify="left" if name == "month" else "right")
+        cursor.execute(SUPPORT)
+        for row in cursor.fetchall():
+            support.add_row(*map(_cell, row))
+        console.print(support)
     host, port = settings().address
     console.print(
         "\nConnect as an analyst: [bold]make psql[/bold]"

@@ -45,6 +45,25 @@ def test_the_marts_add_up_to_the_source(home: Home) -> None:
         assert cursor.fetchone() == source("SELECT count(DISTINCT basket_id) FROM read_parquet({file})")
 
 
+def test_the_tickets_change_no_sales_and_no_day(home: Home) -> None:
+    """They are generated, one for about twenty orders, and nothing happens after the last order."""
+    with closing(home.connect("analyst")) as session, session.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT
+              COUNT(*),
+              COUNT(*) FILTER (WHERE orders.order_id IS NULL OR orders.customer_id <> tickets.customer_id),
+              COUNT(*) FILTER (WHERE created_at < orders.ordered_at),
+              MAX(GREATEST(created_at, full_resolution_at)) <= (SELECT MAX(ordered_at) FROM marts.fct_orders),
+              (SELECT MAX(as_of_date)::TEXT FROM marts.dim_dates)
+            FROM marts.fct_tickets AS tickets LEFT JOIN marts.fct_orders AS orders USING (order_id)
+            """
+        )
+        tickets, *rest = cursor.fetchone() or ()
+    assert tickets == pytest.approx(0.05 * 155_848, rel=0.05)
+    assert rest == [0, 0, True, "2017-12-31"]
+
+
 def test_days_are_those_of_the_shops(home: Home) -> None:
     local = "(transaction_timestamp AT TIME ZONE 'UTC' AT TIME ZONE 'America/New_York')::DATE"
     expected = source(
@@ -59,7 +78,16 @@ def test_days_are_those_of_the_shops(home: Home) -> None:
 
 def test_it_says_what_it_does_and_how_to_go_on(home: Home) -> None:
     printed = (home.path.parent / "printed").read_text()
-    for words in ("1,460,467 order items", "meant for learning", "2017-12", "high_value", "make psql", "user analyst"):
+    for words in (
+        "1,460,467 order items",
+        "meant for learning",
+        "2017-12",
+        "high_value",
+        "generated support tickets",
+        "first reply",
+        "make psql",
+        "user analyst",
+    ):
         assert words in printed
     assert not any(password in printed for password in home.passwords().values())
 
