@@ -322,18 +322,13 @@ def _dbt_model(mart: Mart) -> str:
         "post_hook": post_hook,
     }
     # dbt looks for parents where is_incremental() is false
-    parents = [name for name in mart.reads if not name.startswith(("landing.", "seeds."))]
-    depends = "".join(f"-- depends_on: {{{{ ref('{flat(name)}') }}}}\n" for name in parents if name in _parents(mart))
+    parents = [name for name in mart.parents if not name.startswith(("landing.", "seeds."))]
+    depends = "".join(f"-- depends_on: {{{{ ref('{flat(name)}') }}}}\n" for name in parents)
     increment = renamed(with_touched(mart, f"{KEYS}_{flat(mart.name)}"), _dbt_naming(mart.name))
     return (
         f"{depends}{{{{ config(**{config}) }}}}\n"
         f"{{% if is_incremental() %}}\n{increment}\n{{% else %}}\n{full}\n{{% endif %}}\n"
     )
-
-
-def _parents(mart: Mart) -> set[str]:
-    """What its rows come from; an audit may read more."""
-    return set(Mart(mart.name, mart.kind, {}, mart.full, mart.key, mart.touched, mart.increment).reads)
 
 
 def _dbt_touch(mart: Mart) -> str:

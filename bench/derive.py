@@ -66,10 +66,9 @@ class Mart:
     checks: list[Check] = field(default_factory=list)
 
     @property
-    def reads(self) -> list[str]:
-        """The tables that any of its queries names, itself left out."""
-        queries = [self.full, self.touched, self.increment, *(check.query for check in self.checks)]
-        named = {name for query in queries if query for name in _names(query)}
+    def parents(self) -> list[str]:
+        """The tables that its rows come from, itself left out."""
+        named = {name for query in (self.full, self.touched, self.increment) if query for name in _names(query)}
         return sorted(named - {self.name})
 
 
@@ -140,7 +139,9 @@ def _generic(query: exp.Query) -> exp.Query:
             return exp.func("CURRENT_SETTING", exp.Literal.string(BOUNDS[node.name[:10]]))
         return node
 
-    return query.copy().transform(replace)
+    made = query.copy().transform(replace)
+    assert isinstance(made, exp.Query)
+    return made
 
 
 def _pop_touched(query: exp.Query) -> exp.Query | None:

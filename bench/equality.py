@@ -1,11 +1,11 @@
-"""Whether the contenders have the same rows in every table: no figure is worth anything otherwise."""
+"""Whether the contenders have the same rows and indexes in every table: no figure is worth anything otherwise."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from psycopg2.extensions import connection
 
-from bench.derive import Mart
+from bench.derive import Index, Mart
 from scripts.errors import Exit, WarehouseError
 
 
@@ -35,8 +35,36 @@ def rows_of(admin: connection, mart: Mart, relation: str) -> Rows:
     return Rows(count, int(checksum))
 
 
+def indexes_of(admin: connection, relation: str) -> set[Index]:
+    """The indexes of a table, or of the table that a view shows."""
+    with admin.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT
+              (
+                SELECT ARRAY_AGG(attname::TEXT ORDER BY position)
+                FROM UNNEST(indkey::INT[]) WITH ORDINALITY AS keys (number, position)
+                JOIN pg_attribute ON attrelid = indrelid AND attnum = number
+              ),
+              indisunique
+            FROM pg_index
+            WHERE indrelid = %(relation)s::REGCLASS OR indrelid IN (
+              SELECT refobjid
+              FROM pg_depend
+              JOIN pg_rewrite ON pg_rewrite.oid = objid
+              WHERE ev_class = %(relation)s::REGCLASS AND refclassid = 'pg_class'::REGCLASS
+            )
+            """,
+            {"relation": relation},
+        )
+        return {Index(tuple(columns), unique) for columns, unique in cursor.fetchall()}
+
+
 def require_equal(admin: connection, marts: list[Mart], contenders: Sequence[Named], when: str) -> None:
-    """Raises WarehouseError naming each table in which two contenders differ after `when`, or that all have empty."""
+    """Raises WarehouseError naming each table in which two contenders differ after `when`, or that all have empty.
+
+    Where only the indexes differ, it names them, too.
+    """
     differing = []
     for mart in marts:
         if mart.kind in ("full", "incremental"):
@@ -44,6 +72,9 @@ def require_equal(admin: connection, marts: list[Mart], contenders: Sequence[Nam
             if len(set(found.values())) > 1 or not any(rows.number for rows in found.values()):
                 counts = ", ".join(f"{name} {rows.number:,} rows" for name, rows in found.items())
                 differing.append(f"{mart.name} ({counts})")
+            for contender in contenders:
+                if indexes_of(admin, contender.table(mart.name)) != set(mart.indexes):
+                    differing.append(f"{mart.name} (the indexes of {contender.name} are not those of the model)")
     if differing:
         raise WarehouseError(
             f"after {when} the contenders differ, or have nothing, in: {'; '.join(differing)}",

@@ -221,17 +221,13 @@ class Bench:
             "rounds": {name: [usage.as_json() for usage in rounds] for name, rounds in usages.items()},
         }
 
-    def _be_built(self) -> None:
-        """Every contender has built, whether or not that was to be measured."""
-        if not self.built_until:
-            self.build(rounds=1)
-        self.server.ask("VACUUM (ANALYZE)")
-
     # ---- day --------------------------------------------------------------------------------------------------------
 
     def day(self) -> Figures:
         """One day's increment by each contender, a day a round."""
-        self._be_built()
+        if not self.built_until:
+            self.build(rounds=1)
+        self.server.ask("VACUUM (ANALYZE)")
         usages: dict[str, list[Usage]] = {contender.name: [] for contender in self.contenders}
         for number, drop in enumerate(self.days):
             since = self.built_until
@@ -299,7 +295,10 @@ class Bench:
 
     def queries(self, repeats: int = 20) -> Figures:
         """Analysts' queries, each client in an order of its own, all of them `repeats` times."""
-        self._be_built()
+        self._enter()
+        if not self.built_until:
+            SqlMesh().build("")
+        self.server.ask("VACUUM (ANALYZE)")
         customer = self.server.ask("SELECT customer_id FROM marts.customer_lifetime ORDER BY orders DESC, 1 LIMIT 1")[
             0
         ][0]
@@ -351,9 +350,14 @@ WHERE rolname = 'sqlmesh_user' AND datname = 'warehouse'
 """
 
 
+COMMENT = re.compile(r"^\s*/\*.*?\*/\s*", re.DOTALL)
+"""What SQLMesh writes before every statement: the id of its run."""
+
+
 def is_audit(query: str) -> bool:
     """Whether a statement is an audit: SQLMesh counts the rows of a subquery of that name."""
-    return bool(re.match(r"SELECT COUNT\(\*\) FROM \(.*\) AS \"?audit\"?\s*$", query, re.DOTALL | re.IGNORECASE))
+    text = COMMENT.sub("", query)
+    return bool(re.fullmatch(r'SELECT COUNT\(\*\) FROM \(.*\) AS "?audit"?\s*', text, re.DOTALL | re.IGNORECASE))
 
 
 def _unversioned(name: str) -> str:
@@ -407,6 +411,7 @@ def frame_of(rows: int) -> pd.DataFrame:
 def growth(use: Callable[[Path], None], root: Path, orders: int, say: Callable[[str], None]) -> Figures:
     """What a day's run touches after one year, and after ten years of as many orders a day."""
     touched: dict[str, dict[str, int]] = {}
+    texts: dict[str, str] = {}
     figures: Figures = {}
     for name, years in (("small", 1), ("large", GROWTH_YEARS)):
         history = orders * years // GROWTH_YEARS
@@ -425,6 +430,7 @@ def growth(use: Callable[[Path], None], root: Path, orders: int, say: Callable[[
             for query, buffers in rows:
                 key = statement(query)
                 touched[name][key] = touched[name].get(key, 0) + buffers
+                texts[key] = COMMENT.sub("", query)
             day_orders = sum(1 for _ in next(day.glob("*/orders.csv")).open()) - 1
             figures[name] = usage.as_json() | {
                 "buffers": sum(touched[name].values()),
@@ -434,7 +440,12 @@ def growth(use: Callable[[Path], None], root: Path, orders: int, say: Callable[[
             say(f"growth: {figures[name]['buffers']:,} buffers for a day of {day_orders:,} versions of orders")
     grown = sorted(touched["large"], key=lambda key: touched["small"].get(key, 0) - touched["large"][key])
     figures["grown"] = [
-        {"statement": key, "small": touched["small"].get(key, 0), "large": touched["large"][key]}
+        {
+            "statement": key,
+            "small": touched["small"].get(key, 0),
+            "large": touched["large"][key],
+            "query": texts[key],
+        }
         for key in grown[:GROWN]
     ]
     return figures
@@ -442,7 +453,7 @@ def growth(use: Callable[[Path], None], root: Path, orders: int, say: Callable[[
 
 def statement(query: str) -> str:
     """A statement in a few words that are the same on every server: what it is, of which model, its first words."""
-    text = re.sub(r"\s+", " ", query)
+    text = re.sub(r"\s+", " ", COMMENT.sub("", query))
     text = re.sub(r"__temp_\w+", "__temp", text)
     tables = re.findall(r'"analytics_\w+"\."(\w+?)__(?:\d+|temp)\w*"', text)
     kind = "AUDIT" if is_audit(query) else " ".join(text.split(" ")[:2])
