@@ -69,13 +69,32 @@ def _counters(admin: connection) -> tuple[float, float, int, int]:
 
 
 def _server_cpu() -> float:
-    """CPU seconds of the postmaster and its children, living and gone."""
-    ticks = 0
-    for pid in server._processes():
-        with suppress(OSError):  # ended meanwhile: its parent has its time
-            times = [int(text) for text in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]]
-            ticks += sum(times)
-    return ticks / TICKS
+    """CPU seconds of the postmaster and its children, living and gone. A child that has just ended counts, too."""
+    postmaster = server._postmaster()
+    assert postmaster
+    while True:
+        own, gone = _times(postmaster)
+        living = sum(_times(pid)[0] for pid in _children(postmaster))
+        if _times(postmaster)[1] == gone:  # else a child went over from the one sum into the other meanwhile
+            return (own + gone + living) / TICKS
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat from the state on; empty for a process that is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return []
+
+
+def _times(pid: int) -> tuple[int, int]:
+    """Ticks that a process has used, and those of its children that have ended."""
+    user, system, children_user, children_system = (int(text) for text in _stat(pid)[11:15] or "0000")
+    return user + system, children_user + children_system
+
+
+def _children(parent: int) -> list[int]:
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if _stat(pid)[1:2] == [str(parent)]]
 
 
 def _sessions(admin: connection) -> int:
