@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlmesh.core.config import Config, load_config_from_yaml
 from sqlmesh.utils.errors import ConfigError
 
-from scripts.adapter import register
+from scripts import adapter, evaluator
 from scripts.errors import WarehouseError
 from scripts.settings import export_environment
 
@@ -14,7 +14,8 @@ try:
     export_environment()  # a variable that is missing would render as the text 'None'
 except WarehouseError as error:
     raise ConfigError(str(error)) from None
-register()
+adapter.register()
+evaluator.register()
 warnings.filterwarnings("ignore", module=r"sqlmesh\.")  # of its own use of pandas, pages of them
 config = Config(
     **{

@@ -2,40 +2,38 @@ AUDIT (
   name backlog_reconciles
 );
 
-/* Claim: on the as-of day as many tickets are open as have an open period without an end, and each day follows from the day
-before. A returned row shows a day on which they differ: restate this model. */
+/* Claim: each day follows from the day before, and on the as-of day as many tickets are open as have an open period without an
+end. A returned row is a day on which they differ: restate this model. */
 SELECT
-  days.date_day,
-  days.priority,
-  days.open_tickets,
-  days.expected_tickets
-FROM (
-  SELECT
-    date_day,
-    priority,
-    open_tickets,
-    LAG(open_tickets, 1, 0) OVER (PARTITION BY priority ORDER BY date_day) + opened_tickets - closed_tickets AS expected_tickets
-  FROM @this_model
-  UNION ALL
-  SELECT
-    last_days.date_day,
-    last_days.priority,
-    last_days.open_tickets,
-    (
-      SELECT
-        COUNT(*)
-      FROM staging.ticket_open_periods AS periods
-      WHERE
-        periods.open_to IS NULL
-    ) AS expected_tickets
-  FROM @this_model AS last_days
-  WHERE
-    last_days.priority = 'all'
-    AND last_days.date_day = (
-      SELECT
-        MAX(date_day)
-      FROM @this_model
-    )
-) AS days
+  this.date_day,
+  this.priority,
+  this.open_tickets,
+  COALESCE(before.open_tickets, 0) + this.opened_tickets - this.closed_tickets AS expected_tickets
+FROM @this_model AS this
+LEFT JOIN @this_model AS before
+  ON before.date_day = this.date_day - 1 AND before.priority = this.priority
 WHERE
-  days.open_tickets <> days.expected_tickets
+  this.open_tickets <> COALESCE(before.open_tickets, 0) + this.opened_tickets - this.closed_tickets
+  AND @replaced(this)
+UNION ALL
+SELECT
+  this.date_day,
+  this.priority,
+  this.open_tickets,
+  periods.open_tickets AS expected_tickets
+FROM @this_model AS this
+CROSS JOIN (
+  SELECT
+    COUNT(*) AS open_tickets
+  FROM staging.ticket_open_periods
+  WHERE
+    open_to IS NULL
+) AS periods
+WHERE
+  this.priority = 'all'
+  AND this.open_tickets <> periods.open_tickets
+  AND this.date_day = (
+    SELECT
+      MAX(date_day)
+    FROM @this_model
+  )

@@ -8,6 +8,6 @@ SELECT
   order_id,
   currency,
   order_date
-FROM @this_model
+FROM @this_model AS this
 WHERE
-  is_counted AND @rate IS NULL
+  this.is_counted AND this.@rate IS NULL AND @replaced(this)

@@ -2,24 +2,35 @@ AUDIT (
   name customers_reconcile
 );
 
-/* Claim: every customer with a counted order is new in one month, and each month has its customers new or returning. A returned
-row shows a total that differs: restate this model. */
+/* Claim: the new customers of a month are those whose first counted order lies in it, and all its customers are new or returning.
+A returned row is a month of which this is not true: restate this model. */
 SELECT
-  here.new_customers,
-  here.unexplained_customers,
-  there.customers
+  COALESCE(months.month, first_orders.month) AS month,
+  months.customers,
+  months.new_customers,
+  months.returning_customers,
+  first_orders.customers AS first_customers
 FROM (
   SELECT
-    COALESCE(SUM(new_customers), 0) AS new_customers,
-    COALESCE(SUM(customers - new_customers - returning_customers), 0) AS unexplained_customers
-  FROM @this_model
-) AS here
-CROSS JOIN (
-  SELECT
-    COUNT(*) AS customers
-  FROM marts.customer_lifetime
+    this.month,
+    this.customers,
+    this.new_customers,
+    this.returning_customers
+  FROM @this_model AS this
   WHERE
-    orders > 0
-) AS there
+    @replaced(this)
+) AS months
+FULL OUTER JOIN (
+  SELECT
+    DATE_TRUNC('MONTH', lifetimes.first_order_date)::DATE AS month,
+    COUNT(*) AS customers
+  FROM marts.customer_lifetime AS lifetimes
+  WHERE
+    lifetimes.orders > 0 AND @replaced(lifetimes, first_order_date)
+  GROUP BY
+    DATE_TRUNC('MONTH', lifetimes.first_order_date)::DATE
+) AS first_orders
+  ON months.month = first_orders.month
 WHERE
-  here.new_customers <> there.customers OR here.unexplained_customers <> 0
+  COALESCE(months.new_customers, 0) <> COALESCE(first_orders.customers, 0)
+  OR months.customers <> months.new_customers + months.returning_customers

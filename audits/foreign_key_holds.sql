@@ -11,6 +11,6 @@ FROM @this_model AS this
 LEFT JOIN @parent AS parent
   ON this.@column = parent.@key
 WHERE
-  NOT this.@column IS NULL AND parent.@key IS NULL
+  NOT this.@column IS NULL AND parent.@key IS NULL AND @replaced(this)
 GROUP BY
   this.@column

@@ -15,7 +15,9 @@ FROM (
     valid_from,
     valid_to,
     LEAD(valid_from) OVER (PARTITION BY @key ORDER BY valid_from) AS next_valid_from
-  FROM @this_model
+  FROM @this_model AS this
+  WHERE
+    @replaced(this)
 ) AS periods
 WHERE
   periods.valid_to IS DISTINCT FROM periods.next_valid_from

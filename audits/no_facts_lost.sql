@@ -17,6 +17,7 @@ WHERE
   NOT (
     @waits AND NOT source.order_id IS NULL AND parents.order_id IS NULL
   )
+  AND @replaced(source)
   AND NOT EXISTS(
     SELECT
       1
@@ -30,7 +31,8 @@ SELECT
   'not in staging' AS violation
 FROM @this_model AS this
 WHERE
-  NOT EXISTS(
+  @replaced(this)
+  AND NOT EXISTS(
     SELECT
       1
     FROM @source AS source

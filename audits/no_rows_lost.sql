@@ -24,6 +24,7 @@ WITH missing AS (
         @keys_equal(source, this, @key)
     )
     AND source._loaded_at <= @end_tstz::TIMESTAMPTZ
+    AND @replaced(source)
 )
 SELECT
   @key_columns(missing, @key),

@@ -9,10 +9,13 @@ SELECT
   months_since,
   customers,
   cohort_size
-FROM @this_model
+FROM @this_model AS this
 WHERE
-  customers > cohort_size
-  OR cohort_size <= 0
-  OR (
-    months_since = 0 AND customers <> cohort_size
+  @replaced(this)
+  AND (
+    customers > cohort_size
+    OR cohort_size <= 0
+    OR (
+      months_since = 0 AND customers <> cohort_size
+    )
   )

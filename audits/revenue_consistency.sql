@@ -6,6 +6,9 @@ AUDIT (
 staging.order_items, where a discount is larger than its amount, and at its currency. */
 SELECT
   *
-FROM @this_model
+FROM @this_model AS this
 WHERE
-  gross_revenue < 0 OR net_sales < 0 OR gross_revenue IS NULL OR net_sales IS NULL
+  @replaced(this)
+  AND (
+    gross_revenue < 0 OR net_sales < 0 OR gross_revenue IS NULL OR net_sales IS NULL
+  )

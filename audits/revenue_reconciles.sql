@@ -1,20 +1,22 @@
 AUDIT (
   name revenue_reconciles,
-  defaults (total = net_sales, condition = TRUE)
+  defaults (total = net_sales, condition = TRUE, by = NULL)
 );
 
-/* Claim: the total here equals that of the facts. A returned row shows both totals: some key was not recomputed. Restate this
-model. */
+/* Claim: the total here equals that of the facts, which name the key as the column `by`. A returned row shows both totals: some
+key was not recomputed. Restate this model. */
 WITH here AS (
   SELECT
     COALESCE(SUM(@total), 0) AS total
-  FROM @this_model
+  FROM @this_model AS this
+  WHERE
+    @replaced(this)
 ), there AS (
   SELECT
     COALESCE(SUM(@total), 0) AS total
-  FROM @facts
+  FROM @facts AS facts
   WHERE
-    @condition
+    @condition AND @replaced(facts, @by)
 )
 SELECT
   here.total AS total_here,

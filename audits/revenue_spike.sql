@@ -17,4 +17,4 @@ SELECT
 FROM @this_model AS this
 CROSS JOIN average
 WHERE
-  this.gross_revenue > 10 * average.gross_revenue
+  this.gross_revenue > 10 * average.gross_revenue AND @replaced(this)

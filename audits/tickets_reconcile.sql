@@ -8,11 +8,15 @@ WITH here AS (
   SELECT
     COALESCE(SUM(CASE WHEN priority = 'all' THEN tickets_created ELSE 0 END), 0) AS in_all,
     COALESCE(SUM(CASE WHEN priority <> 'all' THEN tickets_created ELSE 0 END), 0) AS in_each
-  FROM @this_model
+  FROM @this_model AS this
+  WHERE
+    @replaced(this)
 ), there AS (
   SELECT
     COUNT(*) AS tickets
-  FROM marts.fct_tickets
+  FROM marts.fct_tickets AS tickets
+  WHERE
+    @replaced(tickets, created_date)
 )
 SELECT
   here.in_all,

@@ -21,7 +21,8 @@ from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.model import SeedModel
 
-from bench.derive import Check, Index, Mart, Naming, renamed, with_touched
+from bench.derive import Check, Index, Mart, Naming, renamed
+from macros.touched import TOUCHED
 from scripts import bootstrap, server
 from scripts.adapter import copy_lines
 from scripts.errors import Exit, WarehouseError
@@ -33,7 +34,6 @@ LOGIN = "bench"
 SEEDS = "bench_seeds"
 """Schema of the seeds for the contenders other than SQLMesh: loaded once, in advance, outside every timing."""
 
-KEYS = "touched_keys"
 VENV = ROOT / ".warehouse" / "bench" / "venv"
 
 
@@ -182,10 +182,12 @@ class Hand:
             steps = [f"TRUNCATE {table}", f"INSERT INTO {table} ({columns})\n{renamed(mart.full, self._naming)}"]
         else:
             assert mart.touched
+            assert mart.increment
             steps = [
-                f"CREATE TEMPORARY TABLE {KEYS} ON COMMIT DROP AS\n{renamed(mart.touched, self._naming)}",
-                f"DELETE FROM {table} WHERE {mart.key} IN (SELECT {mart.key} FROM {KEYS})",
-                f"INSERT INTO {table} ({columns})\n{renamed(with_touched(mart, KEYS), self._naming)}",
+                f"CREATE TEMPORARY TABLE {TOUCHED} ON COMMIT DROP AS\n{renamed(mart.touched, self._naming)}",
+                f"ANALYZE {TOUCHED}",
+                f"DELETE FROM {table} WHERE {mart.key} IN (SELECT {mart.key} FROM {TOUCHED})",
+                f"INSERT INTO {table} ({columns})\n{renamed(mart.increment, self._naming)}",
             ]
         return ";\n".join(["BEGIN", *steps, "COMMIT"]) + ";\n\n"
 
@@ -199,7 +201,7 @@ class Dbt:
     """dbt-core: the same marts as incremental models (delete+insert), and, where it `builds`, our audits as its tests.
 
     A plain delete+insert keeps the rows of a key that has none any more, so a pre-hook lists the touched keys, deletes
-    their rows, and the model reads them from there. ANALYZE is a post-hook. Both are what a careful user would do.
+    their rows, and the model reads the keys from there. ANALYZE is a post-hook. Both are what a careful user would do.
     """
 
     def __init__(self, command: str, marts: list[Mart], work: Path) -> None:
@@ -324,7 +326,8 @@ def _dbt_model(mart: Mart) -> str:
     # dbt looks for parents where is_incremental() is false
     parents = [name for name in mart.parents if not name.startswith(("landing.", "seeds."))]
     depends = "".join(f"-- depends_on: {{{{ ref('{flat(name)}') }}}}\n" for name in parents)
-    increment = renamed(with_touched(mart, f"{KEYS}_{flat(mart.name)}"), _dbt_naming(mart.name))
+    assert mart.increment
+    increment = renamed(mart.increment, _dbt_naming(mart.name))
     return (
         f"{depends}{{{{ config(**{config}) }}}}\n"
         f"{{% if is_incremental() %}}\n{increment}\n{{% else %}}\n{full}\n{{% endif %}}\n"
@@ -333,11 +336,11 @@ def _dbt_model(mart: Mart) -> str:
 
 def _dbt_touch(mart: Mart) -> str:
     assert mart.touched
-    keys = f"{KEYS}_{flat(mart.name)}"
     return (
         f"{{% macro touch_{flat(mart.name)}() %}}{{% if is_incremental() %}}\n"
-        f"CREATE TEMPORARY TABLE {keys} ON COMMIT DROP AS\n{renamed(mart.touched, _dbt_naming(mart.name))};\n"
-        f"DELETE FROM {{{{ this }}}} WHERE {mart.key} IN (SELECT {mart.key} FROM {keys})\n"
+        f"CREATE TEMPORARY TABLE {TOUCHED} ON COMMIT DROP AS\n{renamed(mart.touched, _dbt_naming(mart.name))};\n"
+        f"ANALYZE {TOUCHED};\n"
+        f"DELETE FROM {{{{ this }}}} WHERE {mart.key} IN (SELECT {mart.key} FROM {TOUCHED})\n"
         "{% endif %}{% endmacro %}\n"
     )
 

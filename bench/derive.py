@@ -16,7 +16,8 @@ from sqlmesh.core.audit import Audit
 from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.model import Model
 
-from materializations.replace_touched import TOUCHED, ReplaceTouched
+from macros.touched import TOUCHED
+from materializations.replace_touched import ReplaceTouched
 from scripts.errors import Exit, WarehouseError
 
 PYTHON_MODELS = Path(__file__).parent / "python_models"
@@ -39,7 +40,10 @@ class Index:
 
 @dataclass(frozen=True)
 class Check:
-    """An audit as a model uses it. `query` returns the offending rows; `arguments` are those that the model gave."""
+    """An audit as a model uses it, over the whole table. `arguments` are those that the model gave.
+
+    `query` returns the offending rows.
+    """
 
     name: str
     arguments: dict[str, exp.Expr]
@@ -52,7 +56,7 @@ class Mart:
     """A model of the project. Tables in its queries carry the project's names (`marts.daily_revenue`).
 
     `full` computes all rows. An `incremental` one has its `key`, the query of the touched keys, and in `increment` the
-    query of the rows of those keys, which reads them from a CTE `touched` that is to be supplied.
+    query of the rows of those keys, which reads them from a table `touched` that is to be made, as replace_touched does.
     """
 
     name: str
@@ -122,9 +126,7 @@ def _rendered(model: Model, **kwargs: Any) -> exp.Query:
 
 def _check(model: Model, audit: Audit, arguments: dict[str, exp.Expr]) -> Check:
     given: dict[str, Any] = {name: value for name, value in arguments.items() if name != "blocking"}
-    query = model.render_audit_query(
-        audit, start=SINCE, end=UNTIL, execution_time=UNTIL, runtime_stage=RuntimeStage.AUDITING, **given
-    )
+    query = model.render_audit_query(audit, start=SINCE, end=UNTIL, execution_time=UNTIL, **given)
     blocking = arguments["blocking"] == exp.true() if "blocking" in arguments else audit.blocking
     return Check(audit.name, given, _generic(query), blocking)
 
@@ -192,15 +194,3 @@ def renamed(query: exp.Query, naming: Naming) -> str:
             new.set("alias", table.args.get("alias") or exp.TableAlias(this=exp.to_identifier(table.name, quoted=True)))
             table.replace(new)
     return query.sql("postgres", pretty=True, comments=False)
-
-
-def with_touched(mart: Mart, keys: str) -> exp.Query:
-    """The increment of a mart, its touched keys read from the table `keys`."""
-    assert mart.increment
-    listed = exp.select(exp.column(mart.key, quoted=True)).from_(exp.to_table(keys))
-    if not any(table.name == TOUCHED and not table.db for table in mart.increment.find_all(exp.Table)):
-        return mart.increment
-    increment = mart.increment.with_(TOUCHED, as_=listed, append=True)
-    with_ = increment.args["with_"]
-    with_.set("expressions", [with_.expressions[-1], *with_.expressions[:-1]])  # before those that read it
-    return increment

@@ -1,8 +1,18 @@
+from typing import Any
+
 from sqlglot import exp
 from sqlmesh import macro
 from sqlmesh.core.macros import MacroEvaluator
 
 STORED_STAGES = ("creating", "evaluating")
+
+TOUCHED = "touched"
+"""The first CTE of an incremental model; in the transaction that replaces its rows, a temporary table of that name."""
+
+REPLACED_KEY = {
+    "postgres": "SELECT attname FROM pg_attribute WHERE attrelid = TO_REGCLASS('pg_temp.touched') AND attnum = 1",
+    "duckdb": "SELECT column_name FROM duckdb_columns() WHERE database_name = 'temp' AND table_name = 'touched'",
+}
 
 
 @macro()
@@ -21,14 +31,25 @@ def touched(evaluator: MacroEvaluator, column: exp.Column, key: exp.Column | Non
     for argument in (column, key or column):
         if not isinstance(argument, exp.Column):
             raise ValueError(f"@touched takes columns, not {argument.sql(dialect=evaluator.dialect)}")
-    stage = evaluator.locals["runtime_stage"]
-    if stage == "testing" or (stage in STORED_STAGES and _is_empty(evaluator)):
+    if not is_filtered(evaluator):
         return exp.true()
-    keys = exp.select(exp.column((key or column).name, table="touched")).from_("touched")
+    keys = exp.select(exp.column((key or column).name, table=TOUCHED)).from_(TOUCHED)
     return column.isin(query=keys)
+
+
+def is_filtered(evaluator: MacroEvaluator) -> bool:
+    """Whether the query at hand is of the touched keys only."""
+    stage = evaluator.locals["runtime_stage"]
+    return stage != "testing" and not (stage in STORED_STAGES and _is_empty(evaluator))
 
 
 def _is_empty(evaluator: MacroEvaluator) -> bool:
     table = exp.to_table(evaluator.locals["this_model"], dialect=evaluator.dialect)
     adapter = evaluator.engine_adapter
     return not adapter.table_exists(table) or adapter.fetchone(exp.select("1").from_(table).limit(1)) is None
+
+
+def replaced_key(adapter: Any) -> str | None:
+    """Name of the key that this transaction has replaced rows by; None where it has not, or not only those."""
+    found = adapter.fetchone(REPLACED_KEY[adapter.dialect])
+    return found and str(found[0])

@@ -36,16 +36,51 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         touched = next((cte for cte in query.ctes if cte.alias == TOUCHED), None)
         if touched is None:
             raise ConfigError(f"{model.name}: replace_touched needs a CTE named {TOUCHED} with the keys to replace")
-        if not any(table.name == TOUCHED and not table.db for table in query.find_all(exp.Table)):
-            touched.pop()
-            if not query.ctes:
-                query.set("with_", None)
-            self._replace_query_for_model(model, table_name, query, render_kwargs, **kwargs)
-            self.adapter.execute(f"ANALYZE {exp.to_table(table_name).sql(self.adapter.dialect, identify=True)}")
+        is_filtered = any(table.name == TOUCHED and not table.db for table in query.find_all(exp.Table))
+        touched.pop()
+        if not query.ctes:
+            query.set("with_", None)
+        if not is_filtered:
+            with self.adapter.transaction():
+                self._drop_indexes(table_name)
+                self._replace_query_for_model(model, table_name, query, render_kwargs, **kwargs)
+                self._analyze(table_name)
             return
-        columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
-        key_column = exp.column(key.name, quoted=True)
-        with self.adapter.transaction(), self.adapter.temp_table(touched.this, name=table_name) as keys:
-            touched.set("this", exp.select(key_column).from_(keys))
-            self.adapter.delete_from(table_name, key_column.isin(query=exp.select(key_column).from_(keys)))
+        with self.adapter.transaction():
+            self._keep(touched.this)
+            if self.adapter.fetchone(exp.select("1").from_(TOUCHED).limit(1)) is None:
+                return
+            columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
+            key_column = exp.column(key.name, quoted=True)
+            self.adapter.delete_from(table_name, key_column.isin(query=exp.select(key_column).from_(TOUCHED)))
             self.adapter.insert_append(table_name, query, target_columns_to_types=columns)
+
+    def _keep(self, keys: exp.Query) -> None:
+        """The touched keys as a temporary table, which the query reads instead of the CTE, and the audits after it.
+
+        A table has statistics, by which PostgreSQL finds that it should look up these keys, not scan everything.
+        """
+        create = exp.Create(
+            this=exp.to_table(TOUCHED),
+            kind="TABLE",
+            properties=exp.Properties(expressions=[exp.TemporaryProperty()]),
+            expression=keys,
+        )
+        self.adapter.execute(create)
+        self._analyze(TOUCHED)
+
+    def _drop_indexes(self, table_name: str) -> None:
+        """Into an empty table rows go far cheaper without them; @create_index, after the query, makes them again."""
+        if self.adapter.dialect != "postgres":
+            return
+        table = exp.to_table(table_name)
+        found = (
+            exp.select("indexname")
+            .from_("pg_indexes")
+            .where(f"schemaname = '{table.db}'", f"tablename = '{table.name}'")
+        )
+        for (index,) in self.adapter.fetchall(found):
+            self.adapter.execute(exp.Drop(this=exp.table_(index, db=table.db, quoted=True), kind="INDEX"))
+
+    def _analyze(self, table_name: str) -> None:
+        self.adapter.execute(f"ANALYZE {exp.to_table(table_name).sql(self.adapter.dialect, identify=True)}")

@@ -1,4 +1,4 @@
-"""What `make run` shows at its end: revenue and support by month, the segments, how to connect; read as an analyst reads."""
+"""What `make run` shows at its end: revenue, the segments, support, how to connect; read as an analyst reads."""
 
 from contextlib import closing
 from typing import Any
@@ -25,7 +25,8 @@ ORDER BY 5 DESC
 """
 SUPPORT = """
 SELECT
-  TO_CHAR(month, 'YYYY-MM'), tickets_created, first_reply_minutes_p50 / 60, first_reply_minutes_p90 / 60, 100 * sla_met_rate
+  TO_CHAR(month, 'YYYY-MM'), tickets_created, first_reply_minutes_p50 / 60, first_reply_minutes_p90 / 60,
+  100 * sla_met_rate
 FROM marts.support_monthly
 WHERE priority = 'all'
 ORDER BY month

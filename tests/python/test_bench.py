@@ -19,7 +19,8 @@ from scripts.errors import WarehouseError
 from scripts.settings import ROOT
 from tests.python.conftest import Home
 
-MODELS = {f"{path.relative_to(ROOT / 'models').parts[0]}.{path.stem}" for path in (ROOT / "models").rglob("*.*")}
+FILES = [path.relative_to(ROOT / "models") for path in (ROOT / "models").rglob("*.*") if path.suffix in (".sql", ".py")]
+MODELS = {f"{file.parts[0]}.{file.stem}" for file in FILES}
 SEEDS = {name for name in MODELS if name.startswith("seeds.")}
 
 

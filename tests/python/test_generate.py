@@ -9,10 +9,12 @@ from typing import Any
 import duckdb
 import pytest
 
+from scripts import pipeline
 from scripts.contract import TABLES, checking_sql
 from scripts.errors import Exit, WarehouseError
 from scripts.generate import DIRT, HISTORY, LAST_DAY, Manifest, generate, write_tickets
 from tests.python.conftest import Home
+from tests.python.test_end_to_end import Warehouse
 
 Rows = list[tuple[Any, ...]]
 
@@ -305,6 +307,43 @@ def test_tickets_for_orders_of_others(tmp_path: Path) -> None:
             (True,)
         ]
         assert db.sql("SELECT count(DISTINCT ticket_id) FROM ticket_events").fetchall() == [(tickets,)]
+
+
+@pytest.mark.slow
+def test_the_warehouse_holds_what_the_manifest_says(homes: Path, tmp_path: Path, dirty: Loaded) -> None:
+    """With every fault planted: rejects, duplicates, what waits, what counts; and the marts equal the definitions."""
+    manifest, home = dirty.manifest, homes / "generated"
+    try:
+        with Warehouse(home, tmp_path) as warehouse:
+            pipeline.init()
+            pipeline.refresh(manifest.path)
+            rejects: dict[str, dict[str, dict[str, int]]] = {}
+            for table, column, reason, rows in warehouse.read(
+                "SELECT table_name, column_name, reason, COUNT(*) FROM landing.rejects GROUP BY 1, 2, 3", "loader"
+            ):
+                rejects.setdefault(table, {}).setdefault(column, {})[reason] = rows
+            assert rejects == manifest.rejects
+            duplicates = "SELECT table_name, SUM(rows_duplicate)::INT FROM landing.files GROUP BY 1 HAVING SUM(rows_duplicate) > 0"
+            assert dict(warehouse.read(duplicates, "loader")) == manifest.duplicates
+            for table, rows in manifest.records.items():
+                assert warehouse.read(f"SELECT COUNT(*) FROM staging.{table}") == [(rows,)], table
+            for fact, child in (("fct_order_items", "order_items"), ("fct_refunds", "refunds")):
+                arrived = manifest.records[child] - manifest.waiting[child]
+                assert warehouse.read(f"SELECT COUNT(*) FROM marts.{fact}") == [(arrived,)], fact
+            sold = warehouse.read(
+                "SELECT currency, COUNT(*), SUM(gross_amount), SUM(net_amount) FROM marts.fct_orders WHERE is_counted GROUP BY 1"
+            )
+            assert {row[0]: row[1] for row in sold} == manifest.counted_orders
+            assert {row[0]: row[2] for row in sold} == manifest.gross_revenue
+            assert {row[0]: row[3] for row in sold} == manifest.net_sales
+            paid_back = warehouse.read(
+                "SELECT currency, SUM(amount) FROM marts.fct_refunds INNER JOIN marts.fct_orders USING (order_id)"
+                " WHERE fct_orders.is_counted GROUP BY 1"
+            )
+            assert dict(paid_back) == {currency: amount for currency, amount in manifest.refunds.items() if amount}
+            assert warehouse.differences(tmp_path) == {}
+    finally:
+        Home(home).remove()
 
 
 def test_amounts_are_exact(made: Loaded) -> None:

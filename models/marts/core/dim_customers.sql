@@ -41,21 +41,21 @@ WITH touched AS (
 ), named AS (
   SELECT
     customer_id
-  FROM staging.orders
-  WHERE
-    NOT customer_id IS NULL AND @touched(customer_id)
+  FROM (
+    @named_keys(staging.orders, customer_id)
+  ) AS in_orders
   UNION
   SELECT
     customer_id
-  FROM staging.refunds
-  WHERE
-    NOT customer_id IS NULL AND @touched(customer_id)
+  FROM (
+    @named_keys(staging.refunds, customer_id)
+  ) AS in_refunds
   UNION
   SELECT
     customer_id
-  FROM staging.tickets
-  WHERE
-    NOT customer_id IS NULL AND @touched(customer_id)
+  FROM (
+    @named_keys(staging.tickets, customer_id)
+  ) AS in_tickets
   UNION
   SELECT
     customer_id

@@ -44,15 +44,15 @@ WITH touched AS (
 ), named AS (
   SELECT
     product_id
-  FROM staging.order_items
-  WHERE
-    @touched(product_id)
+  FROM (
+    @named_keys(staging.order_items, product_id)
+  ) AS in_order_items
   UNION
   SELECT
     product_id
-  FROM staging.refunds
-  WHERE
-    NOT product_id IS NULL AND @touched(product_id)
+  FROM (
+    @named_keys(staging.refunds, product_id)
+  ) AS in_refunds
   UNION
   SELECT
     product_id

@@ -17,7 +17,8 @@ MODEL (
     product_id = 'Product the refund names, else that of the line it names; joins marts.dim_products.',
     refunded_at = 'When it was paid back.',
     refund_date = 'Local day of refunded_at: the day of the refund on a cash basis.',
-    order_date = 'Local day of the order: the day of the refund on an order basis; NULL without an order.',
+    order_date = 'Local day of the order; NULL without an order.',
+    order_basis_date = 'Day of the refund on an order basis: order_date, or refund_date without an order.',
     reason = 'Reason given.',
     is_counted = 'False for a refund of a cancelled order, which counts nowhere.',
     is_before_order = 'True: dated before its order.',
@@ -81,6 +82,7 @@ WITH touched AS (
     refunds.refunded_at,
     @local_date(refunds.refunded_at) AS refund_date,
     orders.order_date,
+    COALESCE(orders.order_date, @local_date(refunds.refunded_at)) AS order_basis_date,
     refunds.reason,
     COALESCE(orders.is_counted, TRUE) AS is_counted,
     COALESCE(refunds.refunded_at < orders.ordered_at, FALSE) AS is_before_order,
@@ -114,6 +116,7 @@ SELECT
   refunded_at::TIMESTAMPTZ,
   refund_date::DATE,
   order_date::DATE,
+  order_basis_date::DATE,
   reason::TEXT,
   is_counted::BOOLEAN,
   is_before_order::BOOLEAN,
@@ -131,4 +134,4 @@ FROM joined;
 
 @create_index(refund_date);
 
-@create_index(order_date)
+@create_index(order_basis_date)

@@ -25,8 +25,8 @@ MODEL (
   audits (
     grain_is_unique(columns := month),
     revenue_consistency,
-    revenue_reconciles(facts := marts.fct_orders),
-    revenue_reconciles(facts := marts.fct_refunds, total := refunds)
+    revenue_reconciles(facts := marts.fct_orders, by := order_date),
+    revenue_reconciles(facts := marts.fct_refunds, total := refunds, by := refund_date)
   )
 );
 

@@ -19,7 +19,10 @@ MODEL (
     p95 = 'Order value that 95 % of the orders do not exceed.',
     p99 = 'Order value that 99 % of the orders do not exceed.'
   ),
-  audits (grain_is_unique(columns := month), revenue_reconciles(facts := marts.fct_orders))
+  audits (
+    grain_is_unique(columns := month),
+    revenue_reconciles(facts := marts.fct_orders, by := order_date)
+  )
 );
 
 WITH touched AS (

@@ -27,8 +27,13 @@ MODEL (
     grain_is_unique(columns := (product_id, month)),
     foreign_key_holds(column := product_id, parent := marts.dim_products, key := product_id),
     revenue_consistency,
-    revenue_reconciles(facts := marts.fct_order_items),
-    revenue_reconciles(facts := marts.fct_refunds, total := refunds, condition := NOT product_id IS NULL)
+    revenue_reconciles(facts := marts.fct_order_items, by := order_date),
+    revenue_reconciles(
+      facts := marts.fct_refunds,
+      total := refunds,
+      condition := NOT product_id IS NULL,
+      by := order_basis_date
+    )
   )
 );
 
@@ -70,33 +75,17 @@ WITH touched AS (
     days.month
 ), refunds AS (
   SELECT
-    product_id,
-    month,
-    SUM(refunds) AS refunds
-  FROM (
-    SELECT
-      refunds.product_id,
-      days.month,
-      refunds.refunds
-    FROM days
-    INNER JOIN marts.fct_refunds AS refunds
-      ON days.date_day = refunds.order_date
-    WHERE
-      refunds.is_counted AND NOT refunds.product_id IS NULL
-    UNION ALL
-    SELECT
-      refunds.product_id,
-      days.month,
-      refunds.refunds
-    FROM days
-    INNER JOIN marts.fct_refunds AS refunds
-      ON days.date_day = refunds.refund_date
-    WHERE
-      refunds.order_id IS NULL AND NOT refunds.product_id IS NULL
-  ) AS dated
+    refunds.product_id,
+    days.month,
+    SUM(refunds.refunds) AS refunds
+  FROM days
+  INNER JOIN marts.fct_refunds AS refunds
+    ON days.date_day = refunds.order_basis_date
+  WHERE
+    refunds.is_counted AND NOT refunds.product_id IS NULL
   GROUP BY
-    product_id,
-    month
+    refunds.product_id,
+    days.month
 ), joined AS (
   SELECT
     COALESCE(sales.product_id, refunds.product_id) AS product_id,

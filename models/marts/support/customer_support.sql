@@ -52,7 +52,7 @@ WITH touched AS (
     customer_id,
     refunded_at,
     refund_date,
-    COALESCE(order_date, refund_date) AS order_date,
+    order_basis_date,
     refunds
   FROM marts.fct_refunds
   WHERE
@@ -82,7 +82,7 @@ WITH touched AS (
   UNION ALL
   SELECT
     refunds.customer_id,
-    refunds.order_date AS activity_date,
+    refunds.order_basis_date AS activity_date,
     0 AS orders,
     0 AS tickets,
     0 AS reopened_tickets,

@@ -61,7 +61,7 @@ WITH touched AS (
     ON periods.priority = priorities.priority
   CROSS JOIN bounds
   WHERE
-    periods.open_to IS NULL OR periods.open_to > bounds.first_date
+    periods.open_to IS NULL OR periods.open_to >= bounds.first_date
 ), changes AS (
   /* what was open before the first of these days is its opening balance */
   SELECT
