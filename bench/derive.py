@@ -56,7 +56,7 @@ class Mart:
     """A model of the project. Tables in its queries carry the project's names (`marts.daily_revenue`).
 
     `full` computes all rows. An `incremental` one has its `key`, the query of the touched keys, and in `increment` the
-    query of the rows of those keys, which reads them from a table `touched` that is to be made, as replace_touched does.
+    query of the rows of those keys, which reads them from a table `touched`: to be made, as replace_touched does.
     """
 
     name: str

@@ -40,7 +40,10 @@ class Usage:
 def median(usages: Iterable[Usage]) -> Usage:
     """Each figure's own median."""
     rounds = list(usages)
-    return Usage(*(statistics.median(getattr(usage, field.name) for usage in rounds) for field in fields(Usage)))
+    wall, client, cpu, buffers, wal = (
+        statistics.median(getattr(usage, field.name) for usage in rounds) for field in fields(Usage)
+    )
+    return Usage(wall, client, cpu, round(buffers), round(wal))
 
 
 def measured(admin: connection, work: Callable[[], object]) -> Usage:
