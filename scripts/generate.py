@@ -137,7 +137,7 @@ SET VARIABLE steps = (SELECT list(step ORDER BY product) FROM catalogue);
 SET VARIABLE customers_before = (SELECT list(customers_before ORDER BY day) FROM days);
 SET VARIABLE customers_after = (SELECT list(customers_after ORDER BY day) FROM days);
 
-CREATE MACRO price_after(cents, step, changes) AS cents * greatest(40, 100 + step * changes) // 100;
+CREATE MACRO price_after(cents, step, changes) AS cents * greatest(40, least(300, 100 + step * changes)) // 100;
 
 CREATE VIEW product_versions AS
 SELECT
@@ -267,7 +267,7 @@ SELECT
   n, line, day, customer, home, ordered_at, product, quantity, gross::INTEGER AS gross,
   CASE
     WHEN pick('order_items.discounted', line_key(n, line), 10) < 3
-    THEN gross * 5 * (1 + pick('order_items.discount', line_key(n, line), 4)) // 100
+    THEN gross::BIGINT * 5 * (1 + pick('order_items.discount', line_key(n, line), 4)) // 100
     ELSE 0
   END::INTEGER AS discount
 FROM priced;
@@ -295,7 +295,7 @@ SELECT
   CASE WHEN is_whole THEN quantity END AS quantity,
   CASE
     WHEN is_whole THEN gross - discount
-    ELSE (gross - discount) * (10 + pick('refunds.percent', line_key(n, line), 81)) // 100
+    ELSE (gross - discount)::BIGINT * (10 + pick('refunds.percent', line_key(n, line), 81)) // 100
   END::INTEGER AS cents,
   ordered_at + seconds(3 * 86400 + luck * luck * 197 * 86400) AS refunded_at
 FROM (
