@@ -34,7 +34,9 @@ def bench(
     """Measure the warehouse beside COPY, SQL by hand and dbt, on servers of its own."""
     asked = [part for part in PARTS if part in only.split(",")]
     if unknown := set(only.split(",")) - set(PARTS):
-        raise WarehouseError(f"no such part: {', '.join(sorted(unknown))}", f"choose of {', '.join(PARTS)}")
+        raise WarehouseError(
+            f"no such part: {', '.join(sorted(unknown))}", f"choose of {', '.join(PARTS)}", Exit.INPUT_REFUSED
+        )
     if {"build", "day"} & set(asked) and not (VENV / "bin" / "dbt").exists():
         raise WarehouseError("dbt is not installed", "run this as `make bench`", Exit.INPUT_REFUSED)
     root = Path(tempfile.mkdtemp(prefix="warehouse-bench-", dir="/var/tmp"))
