@@ -25,7 +25,9 @@ def ratio(evaluator: MacroEvaluator, numerator: exp.Expr, denominator: exp.Expr,
     target = f"DECIMAL(18, {scale})"
     nullable = exp.func("NULLIF", denominator.copy(), exp.Literal.number(0))
     if engine == "postgres":
-        return exp.cast(exp.Div(this=exp.cast(numerator.copy(), INPUT), expression=nullable), target)
+        # a quotient has at least as many decimals as its numerator; with too few it would be rounded twice
+        exact = INPUT if scale <= 4 else f"DECIMAL(38, {scale + 6})"
+        return exp.cast(exp.Div(this=exp.cast(numerator.copy(), exact), expression=nullable), target)
     return whole_ratio(_millionths(numerator.copy()), _millionths(nullable), scale)
 
 

@@ -15,7 +15,8 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
 
     The query filters its sources by `@touched(key)`. Rows of touched keys are deleted and the recomputed ones inserted,
     so a key that has no rows any more disappears. Where the filter is absent, because the table is empty or new
-    (macros/touched.py), everything is inserted plainly.
+    (macros/touched.py), everything is inserted plainly, in the order of `clustered_by`: what is read together then lies
+    together, however large the table grows.
     """
 
     NAME = "replace_touched"
@@ -43,6 +44,8 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         if not is_filtered:
             with self.adapter.transaction():
                 self._drop_indexes(table_name)
+                if model.clustered_by:
+                    query = query.order_by(*model.clustered_by)
                 self._replace_query_for_model(model, table_name, query, render_kwargs, **kwargs)
                 self._analyze(table_name)
             return

@@ -1,17 +1,20 @@
 """SQLMesh's Postgres adapter, with four things it leaves open. With materializations/ the only place that touches
 SQLMesh's private methods; tests/python/test_adapter.py fails when they move.
 
-1. DataFrames go in by COPY. Stock SQLMesh builds them as VALUES in syntax trees: 36 s of CPU per 100,000 rows.
+1. DataFrames go in by COPY, straight into a table of their types, else by way of a temporary one. Stock SQLMesh builds
+   them as VALUES in syntax trees: 36 s of CPU per 100,000 rows.
 2. Views are replaced in place where their columns allow, so that the views and grants of analysts survive a promotion.
 3. An empty DataFrame is a result with no rows, not an error.
 4. A connection that is refused says why and what to do.
 """
 
-import io
 import json
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import psycopg2
@@ -30,11 +33,23 @@ from sqlmesh.utils.errors import SQLMeshError
 
 from scripts.settings import explain, export_environment
 
-NULL = "\\N"
-ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 CHUNK_ROWS = 50_000
+"""Rows that are encoded at a time: what a frame takes beside itself."""
 
 ColumnTypes = dict[str, exp.DataType]
+
+_INTEGERS, _TEXTS = exp.DataType.INTEGER_TYPES, exp.DataType.TEXT_TYPES
+_NUMBERS: set[Any] = {*_INTEGERS, *exp.DataType.FLOAT_TYPES, exp.DataType.Type.DECIMAL}
+_FAST: dict[str, tuple[str, set[Any]]] = {
+    "string": ("object string", {*_TEXTS, *exp.DataType.TEMPORAL_TYPES, exp.DataType.Type.UUID}),
+    "integer": ("object int64 int32 Int64", {*_NUMBERS, *_TEXTS}),
+    "floating": ("float64", _NUMBERS),
+    "decimal": ("object", _NUMBERS - _INTEGERS),
+    "boolean": ("object bool boolean", {exp.DataType.Type.BOOLEAN}),
+    "date": ("object", {*exp.DataType.TEMPORAL_TYPES}),
+    "datetime64": ("datetime64", {exp.DataType.Type.TIMESTAMPTZ}),
+}
+"""What DuckDB writes as PostgreSQL reads it: a kind of values, as pandas infers it, in these dtypes for these types."""
 
 
 def _text(value: Any) -> str:
@@ -78,18 +93,56 @@ def _encoder(dtype: exp.DataType) -> Callable[[Any], str]:
     return _text
 
 
-def copy_lines(frame: pd.DataFrame, types: ColumnTypes) -> str:
-    """The rows of `frame` in PostgreSQL's COPY text format: tab between columns, `\\N` for NULL, NaN, NaT and NA."""
-    columns = []
-    for name, dtype in types.items():
-        encode, series = _encoder(dtype), frame[name]
-        columns.append(
-            [
-                NULL if missing else encode(value).translate(ESCAPES)
-                for value, missing in zip(series, series.isna(), strict=True)
-            ]
-        )
-    return "".join("\t".join(row) + "\n" for row in zip(*columns, strict=True))
+def write_csv(engine: duckdb.DuckDBPyConnection, frame: pd.DataFrame, types: ColumnTypes, path: str) -> None:
+    """Write the rows as CSV: text in quotes, and nothing for NULL, NaN, NaT and NA.
+
+    DuckDB writes the usual types; of the others Python makes texts first, value by value.
+    """
+    columns: dict[str, Any] = {}
+    values, quoted = [], []
+    for number, (name, dtype) in enumerate(types.items()):
+        series, value = frame[name], f"c{number}"
+        kind = pd.api.types.infer_dtype(series, skipna=True)
+        dtypes, targets = _FAST.get(kind, ("", set()))
+        if str(series.dtype).split("[")[0] not in dtypes.split() or dtype.this not in targets:
+            encode, kind = _encoder(dtype), "string"
+            texts = [None if none else encode(one) for one, none in zip(series, series.isna(), strict=True)]
+            series = pd.Series(texts, dtype=object)
+        elif isinstance(series.dtype, pd.DatetimeTZDtype):  # thrice as fast as DuckDB's own time zones
+            series, value = series.dt.tz_convert(None), f"{value}::VARCHAR || '+00'"
+        elif kind == "date":
+            places, days = pd.factorize(series)  # few days, many rows; the place of what is missing is -1
+            series = pd.Series(np.array([*map(str, days), None], dtype=object)[places])
+        elif kind == "floating" and dtype.this in _INTEGERS:
+            whole = f"CASE WHEN {value} = trunc({value}) THEN TRY_CAST({value} AS HUGEINT) END"
+            value = f"coalesce({whole}::VARCHAR, {value}::VARCHAR)"
+        if kind == "string":
+            series = series.astype(object, copy=False)  # of many dtypes, some of which DuckDB does not know
+            quoted.append(f"c{number}")
+        columns[f"c{number}"] = series.array
+        if series.dtype == object and (missing := series.isna()).any():
+            columns[f"missing{number}"] = missing.array
+            value = f"CASE WHEN NOT missing{number} THEN {value} END"
+        values.append(f"{value} AS c{number}")
+    engine.register("frame", pd.DataFrame(columns, copy=False))
+    quotes = f"FORCE_QUOTE ({', '.join(quoted)}), " if quoted else ""
+    engine.execute(
+        f"COPY (SELECT {', '.join(values)} FROM frame) TO '{path}' "
+        f"(FORMAT csv, HEADER false, {quotes}USE_TMP_FILE false)"
+    )
+    engine.unregister("frame")
+
+
+class FrameQuery(SourceQuery):
+    """A DataFrame, which SQLMesh finds in a temporary table once it enters."""
+
+    def __init__(self, frame: pd.DataFrame, fill: Callable[[], None], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.frame, self._fill = frame, fill
+
+    def __enter__(self) -> Any:
+        self._fill()
+        return super().__enter__()
 
 
 @set_catalog()
@@ -120,28 +173,97 @@ class WarehouseAdapter(PostgresEngineAdapter):
     ) -> list[SourceQuery]:
         types = get_source_columns_to_types(target_columns_to_types, source_columns)
         temp_table = self._get_temp_table(target_table or "frame", table_only=True)
-        copied = False
+        query = exp.select(*self._casted_columns(target_columns_to_types, source_columns=source_columns))
 
-        def query_factory() -> exp.Query:
-            nonlocal copied  # SQLMesh asks more than once, and for a table that it drops once
-            if not copied:
-                self._copy(df, temp_table, types)
-                copied = True
-            return exp.select(*self._casted_columns(target_columns_to_types, source_columns=source_columns)).from_(
-                temp_table
+        def fill() -> None:
+            self._create_table_from_columns(temp_table, types, exists=False, table_kind="TEMPORARY TABLE")
+            self._copy(df, temp_table, types)
+
+        return [
+            FrameQuery(
+                df,
+                fill,
+                query_factory=lambda: query.from_(temp_table),
+                cleanup_func=lambda: self.drop_table(temp_table),
+            )
+        ]
+
+    def _insert_append_source_queries(
+        self,
+        table_name: Any,
+        source_queries: list[SourceQuery],
+        target_columns_to_types: ColumnTypes | None = None,
+        track_rows_processed: bool = True,
+    ) -> None:
+        if frame := self._frame_that_fits(table_name, source_queries, target_columns_to_types):
+            self._copy(*frame, track_rows_processed)
+        else:
+            super()._insert_append_source_queries(
+                table_name, source_queries, target_columns_to_types, track_rows_processed
             )
 
-        return [SourceQuery(query_factory=query_factory, cleanup_func=lambda: self.drop_table(temp_table))]
+    def _insert_overwrite_by_condition(
+        self,
+        table_name: Any,
+        source_queries: list[SourceQuery],
+        target_columns_to_types: ColumnTypes | None = None,
+        where: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        frame = self._frame_that_fits(table_name, source_queries, target_columns_to_types)
+        if frame and where is None:
+            with self.transaction():
+                self.delete_from(table_name, where=exp.true())
+                self._copy(*frame, track_rows_processed=True)
+        else:
+            super()._insert_overwrite_by_condition(
+                table_name, source_queries, target_columns_to_types, where, *args, **kwargs
+            )
 
-    def _copy(self, frame: pd.DataFrame, table: exp.Table, types: ColumnTypes) -> None:
-        """COPY `frame` into a new temporary table, a chunk at a time."""
-        self._create_table_from_columns(table, types, exists=False, table_kind="TEMPORARY TABLE")
+    def _frame_that_fits(
+        self, table_name: Any, source_queries: list[SourceQuery], types: ColumnTypes | None
+    ) -> tuple[pd.DataFrame, exp.Table, ColumnTypes] | None:
+        """A DataFrame that is all of the source, and whose types are those of the table: it needs no INSERT."""
+        if len(source_queries) != 1 or not isinstance(source_queries[0], FrameQuery) or not types:
+            return None
+        frame, table = source_queries[0].frame, exp.to_table(table_name)
+        has = self.columns(table)
+        fits = all(name in frame and has.get(name) == dtype for name, dtype in types.items())
+        return (frame, table, types) if fits else None
+
+    def _copy(
+        self, frame: pd.DataFrame, table: exp.Table, types: ColumnTypes, track_rows_processed: bool = False
+    ) -> None:
+        """COPY `frame` into a table, while it is encoded a chunk at a time."""
         columns = ", ".join(exp.to_identifier(name, quoted=True).sql(self.dialect) for name in types)
-        statement = f"COPY {table.sql(self.dialect, identify=True)} ({columns}) FROM STDIN"
+        statement = f"COPY {table.sql(self.dialect, identify=True)} ({columns}) FROM STDIN (FORMAT csv)"
+        failures: list[BaseException] = []
+
+        def encode(writer: int) -> None:
+            try:
+                with duckdb.connect(config={"threads": 1, "pandas_analyze_sample": 0}) as engine:
+                    engine.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+                    for start in range(0, len(frame), CHUNK_ROWS):
+                        write_csv(engine, frame.iloc[start : start + CHUNK_ROWS], types, f"/dev/fd/{writer}")
+            except BaseException as failure:  # goes on in the main thread
+                failures.append(failure)
+            finally:
+                os.close(writer)
+
         with self.transaction():
-            for start in range(0, len(frame), CHUNK_ROWS):
-                lines = copy_lines(frame.iloc[start : start + CHUNK_ROWS], types)
-                self.cursor.copy_expert(statement, io.StringIO(lines))
+            reader, writer = os.pipe()
+            thread = threading.Thread(target=encode, args=(writer,))
+            thread.start()
+            try:
+                with open(reader, "rb", buffering=0) as source:  # closed, it stops a writer whose rows are refused
+                    self.cursor.copy_expert(statement, source, 1 << 18)
+            finally:
+                thread.join()
+            if failures:  # the rows came to an early end
+                raise failures[0]
+            if track_rows_processed:
+                self._record_execution_stats(statement, len(frame))
 
     def create_view(self, view_name: Any, query_or_df: Any, *args: Any, **kwargs: Any) -> None:
         """CREATE OR REPLACE VIEW where PostgreSQL allows it, else DROP ... CASCADE that names what goes along."""

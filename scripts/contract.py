@@ -189,39 +189,35 @@ _BLANK = r"(?:\s|\\[tnr])*"
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 
 
-def stage_columns(table: Table) -> list[tuple[str, str]]:
-    """Name and PostgreSQL type of what `checking_sql` returns, in order."""
-    return [
-        *((column.name, column.type) for column in table.columns),
-        ("_deleted", "boolean"),
-        ("_row_number", "bigint"),
-        ("reject_column", "text"),
-        ("reject_value", "text"),
-        ("reject_reason", "text"),
-    ]
+def stage_columns(table: Table) -> dict[str, str]:
+    """The stage table's columns and their PostgreSQL types."""
+    types: dict[str, str] = {column.name: column.type for column in table.columns}
+    rejects = dict.fromkeys(("reject_column", "reject_value", "reject_reason"), "text")
+    return types | {"_deleted": "boolean DEFAULT FALSE", "_row_number": "bigint"} | rejects
 
 
-def checking_sql(table: Table, source: str, present: dict[str, str], now: datetime) -> str:
-    """DuckDB SQL that types and checks every record of a file in one pass.
+def checking_sql(table: Table, source: str, present: dict[str, str], now: datetime) -> tuple[str, list[str]]:
+    """DuckDB SQL that types and checks every record of a file in one pass, and the names of the columns it returns.
 
     `source` is a FROM item with the columns `line`, `fault` (why the record as a whole is wrong, else NULL) and the
     values as texts in the escapes of PostgreSQL's COPY; `present` maps the columns it has to expressions over it.
+    What it returns are the stage's columns without those that the file lacks: to check and to copy nothing costs, too.
     A record that breaks the contract comes back with its first column at fault in `reject_column`, or none if the
     record as a whole is wrong, and the reason. `now` is the time of the load, in UTC.
     """
-    every = [*table.columns, Column("_deleted")]
-    texts = ", ".join(f'{present.get(column.name, "NULL::VARCHAR")} AS "{column.name}"' for column in every)
+    every = [column for column in (*table.columns, Column("_deleted")) if column.name in present]
+    texts = ", ".join(f'{present[column.name]} AS "{column.name}"' for column in every)
     values = ", ".join(f'{_value(column)} AS "{column.name}"' for column in every)
     raws = ", ".join(f'"{column.name}" AS "raw_{column.name}"' for column in every)
 
     limit = now + timedelta(days=1)
     faults: list[tuple[str, str, str]] = [("", "fault IS NOT NULL", "")]
-    for column in table.columns:
+    for column in every:
         for condition, reason in _faults(column, limit):
-            if not column.key and column.name != table.clock:  # a deleted row needs only its key and its clock
+            # a deleted row needs only its key and its clock
+            if "_deleted" in present and column.name not in (*table.version, "_deleted"):
                 condition = f"{condition} AND NOT coalesce(_deleted, FALSE)"
             faults.append((column.name, condition, reason))
-    faults.append(("_deleted", "_deleted IS NULL", "not true or false"))
 
     code = " ".join(f"WHEN {condition} THEN {number}" for number, (_, condition, _) in enumerate(faults))
     rest = list(enumerate(faults))[1:]
@@ -230,8 +226,9 @@ def checking_sql(table: Table, source: str, present: dict[str, str], now: dateti
     reason = " ".join(f"WHEN {number} THEN {_text(why)}" for number, (_, _, why) in rest)
     excerpt = f"left(CASE code WHEN 0 THEN excerpt {value} END, 200)"
     whole = rf"regexp_replace({excerpt}, '^((?:[^\\]|\\.)*)\\$', '\1')"  # the cut may leave half an escape
-    names = ", ".join(f'"{column.name}"' for column in every)
-    return f"""
+    returned = [name for name in stage_columns(table) if name in present or name not in (*table.names, "_deleted")]
+    names = ", ".join(f'"{name}"' for name in returned if name in present)
+    query = f"""
         WITH texts AS (SELECT line, fault, excerpt, {texts} FROM {source}),
         typed AS (SELECT line, fault, excerpt, {values}, {raws} FROM texts),
         checked AS (SELECT *, CASE {code} END AS code FROM typed)
@@ -242,6 +239,7 @@ def checking_sql(table: Table, source: str, present: dict[str, str], now: dateti
           CASE WHEN code IS NOT NULL THEN CASE code WHEN 0 THEN fault {reason} END END
         FROM checked
     """
+    return query, returned
 
 
 def _text(value: str) -> str:
@@ -282,6 +280,8 @@ def _faults(column: Column, limit: datetime) -> Iterator[tuple[str, str]]:
     They begin with what is cheap and seldom true: the rest is evaluated only then.
     """
     value, raw = f'"{column.name}"', f'"raw_{column.name}"'
+    if column.name == "_deleted":
+        yield "_deleted IS NULL", "not true or false"
     # A blank text begins with a blank or an escape: few do, and need the regular expression.
     blank = f"({raw} IS NULL OR (({raw} < '!' OR starts_with({raw}, '\\')) AND regexp_full_match({raw}, '{_BLANK}')))"
     if column.required:

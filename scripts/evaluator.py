@@ -10,11 +10,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from sqlglot import exp
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 
 from macros.touched import TOUCHED, replaced_key
 
 _NOT_OF_AUDITS = {"allow_destructive_snapshots", "allow_additive_snapshots", "batch_index", "target_table_exists"}
+
+FIRST_ROWS = "first_rows"
+"""Where the query of a failed audit keeps its first rows, as texts."""
 
 _audited = threading.local()  # .results: of the model that this thread has just evaluated
 
@@ -33,7 +37,9 @@ def _evaluate(original: Callable[..., Any], audit: Callable[..., Any]) -> Callab
             with adapter.transaction():
                 wap_id = original(self, snapshot, **kwargs)
                 results = audit(self, snapshot, **of_audits)
-                if any(result.count and result.blocking for result in results):
+                if refusals := [result for result in results if result.count and result.blocking]:
+                    for result in refusals:
+                        _keep_first_rows(adapter, result.query)
                     raise _Refused
                 if replaced_key(adapter):
                     adapter.execute(f"DROP TABLE {TOUCHED}")
@@ -43,6 +49,14 @@ def _evaluate(original: Callable[..., Any], audit: Callable[..., Any]) -> Callab
         return wap_id
 
     return evaluate
+
+
+def _keep_first_rows(adapter: Any, query: exp.Query) -> None:
+    """What an audit found goes with its query, to be told: after the rollback nobody can ask again."""
+    rows = adapter.fetchdf(exp.select("*").from_(query.copy().subquery("found")).limit(3), quote_identifiers=True)
+    query.meta[FIRST_ROWS] = [
+        ", ".join(f"{name} {value}" for name, value in list(row.items())[:5]) for row in rows.to_dict("records")
+    ]
 
 
 def _audit(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,12 @@
 """The loader: batches of files from a drop folder into the landing tables, each batch whole or not at all.
 
 A file passes three stations that work at once, joined by pipes, in constant memory. Python splits CSV into records
-(scripts/records.py). DuckDB types and checks every record. PostgreSQL's COPY takes the result into a temporary table.
-When all files of a batch are there, one short transaction publishes them.
+(scripts/records.py). DuckDB types and checks every record. PostgreSQL's COPY takes the result into a temporary table,
+from which it is published when all files of the batch are there. While a landing table is empty there is nothing to
+compare with, and COPY goes straight into it, at nearly the speed of COPY alone.
+
+A batch is one transaction. Before its first row goes into landing it takes the publish lock, then its stamp, and holds
+the lock until the commit: for a moment as a rule, for as long as the COPY takes when a table gets its first rows.
 """
 
 import difflib
@@ -43,6 +47,7 @@ ANALYZE_FROM = 50_000
 """After so many new rows a load refreshes the statistics itself; for fewer, autovacuum is soon enough."""
 
 _NO_REASON = b"\t\\N\n"  # how a line ends whose last column, the reason of the reject, is NULL
+_NO_REJECT = b"\t\\N\t\\N\t\\N\n"  # and that of a row which is none
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 
 
@@ -65,6 +70,8 @@ class FileResult:
     warnings: list[str] = field(default_factory=list)
     sha256: str | None = None
     bytes: int | None = None
+    direct: bool = False  # its rows go straight into landing
+    landed: int = 0  # how many of them did
 
 
 @dataclass
@@ -255,8 +262,22 @@ class _Loader:
     cur: cursor
     engine: duckdb.DuckDBPyConnection
     bar: Progress
+    batch: tuple[int, datetime] | None = None  # number and stamp of the batch that is being published
 
     def load_batch(self, drop: Path, name: str, paths: list[Path]) -> list[FileResult]:
+        self.batch = None
+        self.server.autocommit = False
+        try:
+            with self.server:  # rolls back after a failure
+                return self.load_files(drop, name, paths)
+        finally:
+            with suppress(psycopg2.Error):  # the connection may be gone
+                self.server.autocommit = True
+
+    def load_files(self, drop: Path, name: str, paths: list[Path]) -> list[FileResult]:
+        def begin() -> tuple[int, datetime]:
+            return self.begin_publishing(str(drop.resolve()), name)
+
         tables = [_table_of(path.name) for path in paths]
         results = []
         for path, table in zip(paths, tables, strict=True):
@@ -270,13 +291,13 @@ class _Loader:
                     raise Refused(_no_such_table(path.name))
                 if tables.count(table) > 1:
                     raise Refused(f"the batch has {tables.count(table)} files for {table.name}: make them one")
-                self.stage_file(path, table, file)
+                self.take_file(path, table, file, begin)
             except Refused as refusal:
                 file.status, file.error = "refused", printable(str(refusal))
                 file.read = file.loaded = file.duplicate = file.rejected = 0
             file.seconds = time.monotonic() - started
         started = time.monotonic()
-        self.publish(str(drop.resolve()), name, results)
+        self.publish(results, begin)
         # The files are published together: the time is theirs by their rows.
         share = (time.monotonic() - started) / max(1, sum(file.loaded for file in results))
         for file in results:
@@ -284,8 +305,24 @@ class _Loader:
         self.cur.execute("DISCARD TEMP")
         return results
 
-    def stage_file(self, path: Path, table: Table, file: FileResult) -> None:
-        """Take the file into its temporary table, checked and without duplicates."""
+    def take_file(self, path: Path, table: Table, file: FileResult, begin: Callable[[], tuple[int, datetime]]) -> None:
+        """Take the file in, checked and without duplicates: into its temporary table, or straight into landing."""
+        before = self.batch
+        self.cur.execute("SAVEPOINT file")
+        try:
+            self.cur.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier("landing", table.name)))
+            file.direct = not _one(self.cur)[0]
+            self.stage_file(path, table, file, begin)
+            if file.direct and self.has_repeated(table):  # seldom; nobody may delete from landing
+                self.cur.execute("ROLLBACK TO SAVEPOINT file")
+                self.batch, file.direct, file.warnings = before, False, []
+                self.stage_file(path, table, file, begin)
+        except Refused:
+            self.cur.execute("ROLLBACK TO SAVEPOINT file")
+            self.batch = before
+            raise
+
+    def stage_file(self, path: Path, table: Table, file: FileResult, begin: Callable[[], tuple[int, datetime]]) -> None:
         with _open(path) as raw:
             before = os.fstat(raw.fileno())
             file.bytes = before.st_size
@@ -293,10 +330,12 @@ class _Loader:
             if self.is_known(table, file):
                 return
             raw.seek(0)
-            columns = sql.SQL(", ").join(
-                sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_)) for name, type_ in stage_columns(table)
+            definition = sql.SQL(", ").join(
+                sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_))
+                for name, type_ in stage_columns(table).items()
             )
-            self.cur.execute(sql.SQL("CREATE TEMP TABLE {} ({})").format(_stage(table), columns))
+            self.cur.execute(sql.SQL("CREATE TEMP TABLE {} ({})").format(_stage(table), definition))
+            stamp = (*begin(), file.path) if file.direct else None
             self.cur.execute("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
             now: datetime = _one(self.cur)[0]
             task = self.bar.add_task(file.path, total=before.st_size, rows=0)
@@ -306,20 +345,22 @@ class _Loader:
 
             try:
                 if path.name.endswith(".parquet"):
-                    self.pour(table, file, _parquet_sql(self.engine, raw, table, file, now), progress)
+                    query, columns = _parquet_sql(self.engine, raw, table, file, now)
+                    self.pour(table, file, query, columns, progress, stamp)
                 else:
                     records = Records(gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw)
                     positions = _match_header(records.header, table, file)
                     pipe = _Pipe()
-                    query = _csv_sql(pipe, len(records.header), positions, table, now)
-                    self.pour(table, file, query, progress, (records, pipe))
+                    query, columns = _csv_sql(pipe, len(records.header), positions, table, now)
+                    self.pour(table, file, query, columns, progress, stamp, (records, pipe))
             finally:
                 self.bar.remove_task(task)
             after = os.fstat(raw.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise Refused("it changed while it was read: write it under a hidden name, then rename it")
         self.judge_rejects(table, file)
-        self.drop_duplicates(table, file)
+        if not file.direct:
+            self.drop_duplicates(table, file)
         file.loaded = file.read - file.rejected - file.duplicate
 
     def is_known(self, table: Table, file: FileResult) -> bool:
@@ -342,15 +383,22 @@ class _Loader:
         table: Table,
         file: FileResult,
         query: str,
+        columns: list[str],
         progress: Callable[[int], None],
+        stamp: tuple[int, datetime, str] | None = None,
         feed: "tuple[Records, _Pipe] | None" = None,
     ) -> None:
-        """Copy what DuckDB makes of the query, which may read the records through a pipe, into the stage table.
+        """Copy what DuckDB makes of the query, which may read the records through a pipe, into `columns` of the stage.
 
-        Counts the rows read and rejected.
+        With a stamp, what is no reject goes into landing instead. Counts the rows read and rejected.
         """
         out = _Pipe()
-        copy = sql.SQL("COPY {} FROM STDIN").format(_stage(table))
+        copy = sql.SQL("COPY {} ({}) FROM STDIN")
+        into_stage = copy.format(_stage(table), _list(columns))
+        landed = [name for name in columns if not name.startswith("reject_")]
+        into_landing = copy.format(
+            sql.Identifier("landing", table.name), _list([*landed, "_batch_id", "_loaded_at", "_source_file"])
+        )
         failures: list[BaseException] = []
 
         def write() -> None:
@@ -362,8 +410,13 @@ class _Loader:
 
         def read() -> None:
             with open(out.reader, "rb", buffering=0) as source:
-                stream = _Counting(source, progress)
-                self.cur.copy_expert(copy, cast(TextIO, stream), BLOCK)
+                with tempfile.TemporaryFile() as rejects:
+                    stream = _Counting(source, progress, stamp, rejects)
+                    self.cur.copy_expert(into_landing if stamp else into_stage, cast(TextIO, stream), BLOCK)
+                    file.landed = self.cur.rowcount
+                    if rejects.tell():
+                        rejects.seek(0)
+                        self.cur.copy_expert(into_stage, cast(TextIO, rejects), BLOCK)
                 file.read, file.rejected = stream.lines, stream.lines - stream.accepted
 
         def run(work: Callable[[], None]) -> None:
@@ -421,6 +474,16 @@ class _Loader:
         rows = "1 row" if file.rejected == 1 else f"{file.rejected:,} rows"
         file.warnings.append(f"{rows} rejected; first: {first}; all in landing.rejects")
 
+    def has_repeated(self, table: Table) -> bool:
+        """Whether a version comes twice in landing."""
+        self.cur.execute(
+            # Not EXISTS: in the hope of a hit the planner would walk the index, row by row through the whole table.
+            sql.SQL("SELECT count(*) FROM (SELECT FROM {} GROUP BY {} HAVING count(*) > 1) AS repeated").format(
+                sql.Identifier("landing", table.name), _list(table.version)
+            )
+        )
+        return bool(_one(self.cur)[0])
+
     def drop_duplicates(self, table: Table, file: FileResult) -> None:
         """Delete records that are equal, in all columns of the contract, to an earlier one or to one in landing."""
         everything = [*table.names, "_deleted"]
@@ -451,9 +514,6 @@ class _Loader:
             ).format(**parts)
         )
         file.duplicate = self.cur.rowcount
-        self.cur.execute(sql.SQL("SELECT EXISTS (SELECT FROM {landing})").format(**parts))
-        if not _one(self.cur)[0]:
-            return
         self.cur.execute(sql.SQL("ANALYZE {stage}").format(**parts))
         self.cur.execute(
             sql.SQL(
@@ -465,17 +525,12 @@ class _Loader:
         )
         file.duplicate += self.cur.rowcount
 
-    def publish(self, drop: str, name: str, files: list[FileResult]) -> None:
-        """Make the staged files visible at one instant, and write the ledger."""
-        news = [file for file in files if file.status == "loaded" or (file.error and self.is_new_refusal(file))]
-        if not news:
-            return
-        cur = self.cur
-        self.server.autocommit = False
-        with self.server:  # commits, or rolls back
+    def begin_publishing(self, drop: str, name: str) -> tuple[int, datetime]:
+        """Take the publish lock, until the commit, and then the stamp; both once in a batch."""
+        if self.batch is None:
             # The stamp comes after the lock: a run that began before does not look for these rows yet.
-            cur.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", PUBLISH_LOCK)
-            cur.execute(
+            self.cur.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", PUBLISH_LOCK)
+            self.cur.execute(
                 """
                 INSERT INTO landing.batches (batch_name, drop_folder, loaded_at)
                 SELECT %s, %s, greatest(clock_timestamp(), max(loaded_at) + interval '1 microsecond')
@@ -484,11 +539,17 @@ class _Loader:
                 """,
                 (printable(name), printable(drop)),
             )
-            batch = _one(cur)
-            for file in news:
+            self.batch = cast(tuple[int, datetime], _one(self.cur))
+        return self.batch
+
+    def publish(self, files: list[FileResult], begin: Callable[[], tuple[int, datetime]]) -> None:
+        """Make the files visible at one instant, and write the ledger."""
+        for file in files:
+            if file.status == "loaded" or (file.error and self.is_new_refusal(file)):
+                batch = begin()
                 if file.status == "loaded":
                     self.publish_file(file, *batch)
-                cur.execute(
+                self.cur.execute(
                     """
                     INSERT INTO landing.files (
                       batch_id, path, table_name, sha256, bytes, status, rows_read, rows_loaded, rows_duplicate,
@@ -500,7 +561,7 @@ class _Loader:
                         *(file.loaded, file.duplicate, file.rejected, round(file.seconds, 3), file.error),
                     ),
                 )
-        self.server.autocommit = True
+        self.server.commit()
 
     def is_new_refusal(self, file: FileResult) -> bool:
         """Whether the ledger lacks it: a scheduled load meets the same bad file again and again."""
@@ -518,16 +579,18 @@ class _Loader:
         assert file.table
         table = TABLES[file.table]
         columns = _list([*table.names, "_deleted", "_row_number"])
-        self.cur.execute(
-            sql.SQL(
-                """
-                INSERT INTO {landing} ({columns}, _batch_id, _loaded_at, _source_file)
-                SELECT {columns}, %s, %s, %s FROM {stage} WHERE reject_reason IS NULL
-                """
-            ).format(landing=sql.Identifier("landing", table.name), columns=columns, stage=_stage(table)),
-            (batch_id, stamp, file.path),
-        )
-        loaded, rejected = self.cur.rowcount, 0
+        loaded, rejected = file.landed, 0
+        if not file.direct:
+            self.cur.execute(
+                sql.SQL(
+                    """
+                    INSERT INTO {landing} ({columns}, _batch_id, _loaded_at, _source_file)
+                    SELECT {columns}, %s, %s, %s FROM {stage} WHERE reject_reason IS NULL
+                    """
+                ).format(landing=sql.Identifier("landing", table.name), columns=columns, stage=_stage(table)),
+                (batch_id, stamp, file.path),
+            )
+            loaded = self.cur.rowcount
         if file.rejected:
             self.cur.execute(
                 sql.SQL(
@@ -586,20 +649,43 @@ class _Pipe:
 
 
 class _Counting:
-    """A stream on its way into COPY: how many lines went through, and how many of them are no rejects."""
+    """A stream on its way into COPY: how many lines went through, and how many of them are no rejects.
 
-    def __init__(self, source: io.FileIO, progress: Callable[[int], None]) -> None:
+    With a stamp (batch, time, path) it is on its way into landing: the rows get the stamp, `rejects` the others.
+    """
+
+    def __init__(
+        self,
+        source: io.FileIO,
+        progress: Callable[[int], None],
+        stamp: tuple[int, datetime, str] | None,
+        rejects: IO[bytes],
+    ) -> None:
         self.lines = self.accepted = 0
-        self._source, self._progress = source, progress
-        self._tail = b""
+        self._source, self._progress, self._rejects = source, progress, rejects
+        self._tail = self._stamp = b""
+        if stamp:
+            batch, at, path = stamp
+            self._stamp = "\t{}\t{}\t{}\n".format(batch, at.isoformat(), path.replace("\\", "\\\\")).encode()
 
     def read(self, size: int) -> bytes:
-        block = self._source.read(size)
-        self.lines += block.count(b"\n")
-        self.accepted += (self._tail + block).count(_NO_REASON)
-        self._tail = block[1 - len(_NO_REASON) :]
-        self._progress(self.lines)
-        return block
+        """Some of the next lines, whole; nothing at the end."""
+        while block := self._source.read(size):
+            head, end, self._tail = (self._tail + block).rpartition(b"\n")
+            lines = head + end
+            count, accepted = lines.count(b"\n"), lines.count(_NO_REASON)
+            self.lines, self.accepted = self.lines + count, self.accepted + accepted
+            self._progress(self.lines)
+            if self._stamp:
+                if accepted < count:
+                    each = [line + b"\n" for line in head.split(b"\n")]
+                    self._rejects.writelines(line for line in each if not line.endswith(_NO_REASON))
+                    lines = b"".join(line for line in each if line.endswith(_NO_REASON))
+                lines = lines.replace(_NO_REJECT, self._stamp)
+            if lines:
+                return lines
+        rest, self._tail = self._tail, b""
+        return rest
 
 
 def _match_header(names: list[str], table: Table, file: FileResult) -> dict[str, int]:
@@ -626,7 +712,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, now: datetime) -> str:
+def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, now: datetime) -> tuple[str, list[str]]:
     columns = {"line": "BIGINT", "fault": "VARCHAR"} | {f"c{at}": "VARCHAR" for at in range(width)}
     source = f"""
         (SELECT *, c0 AS excerpt FROM read_csv(
@@ -639,7 +725,7 @@ def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, n
 
 def _parquet_sql(
     engine: duckdb.DuckDBPyConnection, raw: IO[bytes], table: Table, file: FileResult, now: datetime
-) -> str:
+) -> tuple[str, list[str]]:
     # By descriptor: the very file that was hashed, and no `*` in its name taken for a pattern.
     reader = f"read_parquet('/dev/fd/{raw.fileno()}', binary_as_string = true"
     try:

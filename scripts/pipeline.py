@@ -18,6 +18,7 @@ from scripts.settings import ROOT, connect, export_environment, remember_reporti
 
 if TYPE_CHECKING:
     from sqlmesh import Context
+    from sqlmesh.utils.errors import AuditError
 
 PROD = "prod"
 
@@ -81,6 +82,7 @@ def deploy() -> None:
             execution_time=_server_now(),
         )
     remember_reporting()
+    _say_what_waits()
 
 
 def refresh(drop: Path | None = None) -> None:
@@ -137,6 +139,21 @@ def run_missing() -> None:
     now = _server_now()
     with _sqlmesh("the run did not finish"):
         context().run(PROD, ignore_cron=True, end=now, execution_time=now)
+    _say_what_waits()
+
+
+def _say_what_waits() -> None:
+    """What is loaded and counts nowhere, because its order or ticket has not arrived; nothing where nothing waits."""
+    if _ask("SELECT TO_REGCLASS('marts.waiting_records')") is None:
+        return  # prod is of a time before this table
+    counts = "SUM(order_items), SUM(refunds), COUNT(*) FILTER (WHERE parent_type = 'order'), SUM(ticket_events)"
+    lines, refunds, orders, events = _ask(f"SELECT ARRAY[{counts}]::BIGINT[] FROM marts.waiting_records")
+    if orders:
+        _say(f"waiting: {lines} line(s) and {refunds} refund(s) of {orders} order(s) that have not arrived")
+    if events:
+        _say(f"waiting: {events} event(s) of tickets that have not arrived")
+    if orders or events:
+        _say("  they count nowhere until then: see marts.waiting_records")
 
 
 def run_sample() -> None:
@@ -221,13 +238,27 @@ def _sqlmesh(what: str) -> Iterator[None]:
     if causes:
         audits = all(isinstance(cause, AuditError | NodeAuditsErrors) for cause in causes)
         reason = "did not pass their checks" if audits else "failed"
+        failed = [
+            error for cause in causes for error in getattr(cause, "errors", [cause]) if isinstance(error, AuditError)
+        ]
         raise WarehouseError(
             f"{what}: {len(causes)} model(s) {reason}; those that depend on them stay as they were",
-            hint,
+            "\n  ".join([*map(_finding, failed), hint]),
             Exit.DATA_QUALITY if audits else Exit.BUG,
         )
     if text:
         raise WarehouseError(f"{what}: {text}", hint, Exit.BUG)
+
+
+def _finding(error: "AuditError") -> str:
+    """Which check of which model found how many rows, the first of them, and what the check says to do."""
+    from scripts.evaluator import FIRST_ROWS
+
+    rows = error.query.meta.get(FIRST_ROWS, [])
+    found = f"{error.model_name}: {error.audit_name} found {error.count} row(s)" + (", such as" if rows else "")
+    comments = (text for node in error.query.walk() for text in node.comments or ())
+    _, row, advice = " ".join(next(comments, "").split()).partition("A returned row ")
+    return "".join([found, *(f"\n    {text}" for text in rows), f"\n  {row}{advice}" if advice else ""])
 
 
 def _say(line: str) -> None:

@@ -13,8 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 
 SEEDS = Path(__file__).resolve().parent.parent / "seeds"
-FIRST_DAY = "2016-01-01"
-HOLIDAY_YEARS = range(2016, 2031)
+FIRST_DAY = "2009-01-01"  # from then on the ECB publishes each of CURRENCIES
+HOLIDAY_YEARS = range(2009, 2031)
 CURRENCIES = (
     *("USD", "GBP", "JPY", "CHF", "CAD", "AUD", "SEK", "DKK"),
     *("NOK", "PLN", "CZK", "HUF", "CNY", "INR", "BRL", "MXN"),

@@ -7,7 +7,6 @@ import pandas as pd
 from sqlglot import exp
 from sqlmesh import ExecutionContext, model
 
-MEASURES = ("last_order_date", "orders", "net_revenue")
 SCORES = 5
 
 
@@ -41,29 +40,44 @@ def execute(
     most k fifths, so the value there is the least with score k + 1. Money crosses as text: no amount is ever a float.
     """
     lifetimes = context.resolve_table("marts.customer_lifetime")
-    customers = int(context.fetchdf(f"SELECT COUNT(*) AS n FROM {lifetimes} WHERE orders > 0")["n"][0])
-    if not customers:
-        return pd.DataFrame(columns=["score", *MEASURES])
-    places = least_places(customers)
-    bounds = pd.DataFrame({"score": range(1, SCORES + 1)})
-    for measure in MEASURES:
-        # one walk along the index of the measure; the table itself is not read
+
+    def counts(value: str) -> "pd.Series[int]":
+        """How many customers have each value, in ascending order: one pass over the table, without sorting it."""
+        query = f"SELECT {value} AS value, COUNT(*) AS customers FROM {lifetimes} WHERE orders > 0 GROUP BY {value}"
+        return context.fetchdf(query).set_index("value")["customers"].astype("int64").sort_index()
+
+    orders = counts("orders")
+    if orders.empty:
+        return pd.DataFrame(columns=["score", "last_order_date", "orders", "net_revenue"])
+    revenues = []
+    for whole, place in at_places(counts("CAST(FLOOR(net_revenue) AS BIGINT)")):
         found = context.fetchdf(
             f"""
-            SELECT place, CAST(value AS TEXT) AS value
-            FROM (
-              SELECT {measure} AS value, ROW_NUMBER() OVER (ORDER BY {measure}) AS place
-              FROM {lifetimes}
-              WHERE orders > 0
-            ) AS ranked
-            WHERE place IN ({", ".join(map(str, places))})
+            SELECT CAST(net_revenue AS TEXT) AS net_revenue
+            FROM {lifetimes}
+            WHERE orders > 0 AND net_revenue >= {whole} AND net_revenue < {whole + 1}
+            ORDER BY {lifetimes}.net_revenue
+            OFFSET {place - 1}
+            LIMIT 1
             """
         )
-        values = dict(zip(found["place"].astype(int), found["value"], strict=True))
-        bounds[measure] = [values[place] for place in places]
-    return bounds.astype({"orders": "int64"})
+        revenues.append(found["net_revenue"][0])
+    return pd.DataFrame(
+        {
+            "score": range(1, SCORES + 1),
+            "last_order_date": [day for day, _ in at_places(counts("last_order_date"))],
+            "orders": [number for number, _ in at_places(orders)],
+            "net_revenue": revenues,
+        }
+    )
 
 
-def least_places(customers: int) -> list[int]:
-    """Of so many customers in ascending order the places, from 1, of the least with score 1, 2, 3, 4 and 5."""
-    return [below * customers // SCORES + 1 for below in range(SCORES)]
+def at_places(counts: "pd.Series[int]") -> list[tuple[Any, int]]:
+    """For each score the value where it begins, and the place among the customers with that value, from 1.
+
+    `counts`: customers by value, in ascending order of the values.
+    """
+    up_to = counts.cumsum()
+    firsts = [below * int(up_to.iloc[-1]) // SCORES + 1 for below in range(SCORES)]
+    at = [int(up_to.searchsorted(first)) for first in firsts]
+    return [(counts.index[i], first - int(up_to.iloc[i] - counts.iloc[i])) for i, first in zip(at, firsts, strict=True)]

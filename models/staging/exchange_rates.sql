@@ -7,7 +7,7 @@ MODEL (
   owner finance,
   tags (staging, finance),
   grain (currency, rate_date),
-  description 'One row per currency and calendar day: what one unit is worth in the reporting currency, at the rate of the last business day. A rate is carried for seven days at most, so that a file of rates that ends early is noticed.',
+  description 'One row per currency and calendar day: what one unit is worth in the reporting currency, at the rate of the last business day. A rate is carried over a gap for seven days, the last one of the file for 45 (docs/decisions/0005-currency.md).',
   column_descriptions (
     currency = 'ISO 4217 code.',
     rate_date = 'Calendar day.',
@@ -46,47 +46,91 @@ WITH touched AS (
     brl,
     mxn
   FROM seeds.exchange_rates
+), calendar_days AS (
+  /* eights and ones make 0 to 47 */
+  SELECT
+    business_days.rate_date + eights.days + ones.days AS rate_date,
+    business_days.usd,
+    business_days.gbp,
+    business_days.jpy,
+    business_days.chf,
+    business_days.cad,
+    business_days.aud,
+    business_days.sek,
+    business_days.dkk,
+    business_days.nok,
+    business_days.pln,
+    business_days.czk,
+    business_days.huf,
+    business_days.cny,
+    business_days.inr,
+    business_days.brl,
+    business_days.mxn
+  FROM business_days
+  CROSS JOIN (VALUES
+    (0),
+    (8),
+    (16),
+    (24),
+    (32),
+    (40)) AS eights(days)
+  CROSS JOIN (VALUES
+    (0),
+    (1),
+    (2),
+    (3),
+    (4),
+    (5),
+    (6),
+    (7)) AS ones(days)
+  WHERE
+    CASE
+      WHEN business_days.next_rate_date IS NULL
+      THEN eights.days + ones.days <= 45
+      ELSE eights.days = 0
+      AND business_days.rate_date + ones.days < business_days.next_rate_date
+    END
 ), per_euro AS (
   SELECT
-    business_days.rate_date + carried.days AS rate_date,
+    calendar_days.rate_date,
     currencies.currency,
     CASE currencies.currency
       WHEN 'EUR'
       THEN 1
       WHEN 'USD'
-      THEN business_days.usd
+      THEN calendar_days.usd
       WHEN 'GBP'
-      THEN business_days.gbp
+      THEN calendar_days.gbp
       WHEN 'JPY'
-      THEN business_days.jpy
+      THEN calendar_days.jpy
       WHEN 'CHF'
-      THEN business_days.chf
+      THEN calendar_days.chf
       WHEN 'CAD'
-      THEN business_days.cad
+      THEN calendar_days.cad
       WHEN 'AUD'
-      THEN business_days.aud
+      THEN calendar_days.aud
       WHEN 'SEK'
-      THEN business_days.sek
+      THEN calendar_days.sek
       WHEN 'DKK'
-      THEN business_days.dkk
+      THEN calendar_days.dkk
       WHEN 'NOK'
-      THEN business_days.nok
+      THEN calendar_days.nok
       WHEN 'PLN'
-      THEN business_days.pln
+      THEN calendar_days.pln
       WHEN 'CZK'
-      THEN business_days.czk
+      THEN calendar_days.czk
       WHEN 'HUF'
-      THEN business_days.huf
+      THEN calendar_days.huf
       WHEN 'CNY'
-      THEN business_days.cny
+      THEN calendar_days.cny
       WHEN 'INR'
-      THEN business_days.inr
+      THEN calendar_days.inr
       WHEN 'BRL'
-      THEN business_days.brl
+      THEN calendar_days.brl
       WHEN 'MXN'
-      THEN business_days.mxn
+      THEN calendar_days.mxn
     END AS units_per_euro
-  FROM business_days
+  FROM calendar_days
   CROSS JOIN (VALUES
     ('EUR'),
     ('USD'),
@@ -105,23 +149,11 @@ WITH touched AS (
     ('INR'),
     ('BRL'),
     ('MXN')) AS currencies(currency)
-  CROSS JOIN (VALUES
-    (0),
-    (1),
-    (2),
-    (3),
-    (4),
-    (5),
-    (6),
-    (7)) AS carried(days)
-  WHERE
-    business_days.next_rate_date IS NULL
-    OR business_days.rate_date + carried.days < business_days.next_rate_date
 )
 SELECT
   per_euro.currency::TEXT,
   per_euro.rate_date::DATE,
-  @ratio(reporting.units_per_euro, per_euro.units_per_euro, scale := 8) AS exchange_rate
+  @ratio(reporting.units_per_euro, per_euro.units_per_euro, scale := 12) AS exchange_rate
 FROM per_euro
 INNER JOIN per_euro AS reporting
   ON per_euro.rate_date = reporting.rate_date

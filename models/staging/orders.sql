@@ -6,6 +6,9 @@ MODEL (
   ),
   owner commerce,
   tags (staging, commerce),
+  depends_on (
+    seeds.exchange_rates
+  ),
   grain order_id,
   description 'One row per order that exists at the source: the newest version of each, with its local day, whether it counts, and its exchange rate.',
   column_descriptions (
@@ -23,7 +26,8 @@ MODEL (
   audits (
     grain_is_unique(columns := order_id),
     no_rows_lost(source := raw.orders, key := order_id),
-    currency_has_rate(rate := exchange_rate)
+    currency_has_rate(rate := exchange_rate),
+    rates_are_recent
   )
 );
 
@@ -62,7 +66,7 @@ SELECT
     WHEN versions.currency = @reporting_currency
     THEN 1
     ELSE rates.exchange_rate
-  END::DECIMAL(18, 8) AS exchange_rate,
+  END::DECIMAL(20, 12) AS exchange_rate,
   COALESCE(versions.shipping_amount, 0)::DECIMAL(18, 4) AS shipping_amount,
   versions.ordered_at::TIMESTAMPTZ,
   versions.order_date::DATE,

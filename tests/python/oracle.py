@@ -51,6 +51,7 @@ CREATE MACRO millionths(x) AS abs(x::DECIMAL(28, 6) * 1000000)::HUGEINT;
 CREATE MACRO ratio(a, b) AS CASE WHEN b <> 0 THEN
   sign(a) * sign(b) * ((millionths(a) * 20000 + millionths(b)) // (millionths(b) * 2))::DECIMAL(18, 0)
     * 0.0001::DECIMAL(5, 4) END;
+CREATE MACRO fifth(up_to, of_all) AS (5 * up_to + of_all - 1) // of_all;
 CREATE MACRO minutes(a, b) AS ratio(epoch_us(b) - epoch_us(a), 60000000);
 """
 
@@ -64,7 +65,8 @@ FROM orders;
 -- Every amount is converted by itself and rounded to ten-thousandths; a cancelled order is worth nothing.
 CREATE TABLE l AS
 SELECT
-  i.order_id, i.line_number, i.product_id, o.d, o.m, o.customer_id, o.counts,
+  i.order_id, i.line_number, i.product_id, o.d, o.m, o.customer_id, o.counts, o.currency, i.quantity, i.gross_amount,
+  coalesce(i.discount_amount, 0) AS discount_amount, coalesce(i.tax_amount, 0) AS tax_amount,
   CASE WHEN o.counts THEN i.quantity ELSE 0 END AS units,
   CASE WHEN o.counts THEN round(i.gross_amount * r.rate, 4) ELSE 0 END AS gross,
   CASE WHEN o.counts THEN round(coalesce(i.discount_amount, 0) * r.rate, 4) ELSE 0 END AS discount,
@@ -73,8 +75,18 @@ FROM order_items AS i JOIN o USING (order_id) LEFT JOIN rates AS r ON r.currency
 
 CREATE TABLE f AS
 SELECT
-  x.refund_id, x.order_id, (x.refunded_at AT TIME ZONE $zone)::DATE AS d,
+  x.refund_id, x.order_id, x.line_number, x.refunded_at, x.reason, x.quantity, x.amount,
+  (x.refunded_at AT TIME ZONE $zone)::DATE AS d,
   date_trunc('month', (x.refunded_at AT TIME ZONE $zone))::DATE AS m, o.d AS order_d,
+  CASE WHEN x.order_id IS NULL THEN (x.refunded_at AT TIME ZONE $zone)::DATE ELSE o.d END AS basis_d,
+  coalesce(x.product_id, i.product_id) AS product_id,
+  CASE WHEN x.order_id IS NULL THEN $currency ELSE o.currency END AS currency,
+  CASE WHEN x.order_id IS NULL THEN 1 ELSE r.rate END AS rate,
+  x.order_id IS NULL OR o.counts AS counts,
+  x.order_id IS NOT NULL AND x.refunded_at < o.ordered_at AS is_early,
+  x.order_id IS NOT NULL AND x.amount > coalesce(
+    (SELECT sum(gross_amount - discount_amount) FROM l WHERE l.order_id = x.order_id), 0
+  ) AS is_large,
   CASE WHEN x.order_id IS NULL THEN x.customer_id ELSE o.customer_id END AS customer_id,
   CASE
     WHEN x.order_id IS NULL THEN x.amount
@@ -82,17 +94,25 @@ SELECT
     ELSE 0
   END AS refund
 FROM refunds AS x LEFT JOIN o USING (order_id) LEFT JOIN rates AS r ON r.currency = o.currency AND r.d = o.d
+LEFT JOIN order_items AS i ON i.order_id = x.order_id AND i.line_number = x.line_number
 WHERE x.order_id IS NULL OR o.order_id IS NOT NULL;
 
 CREATE TABLE v AS  -- orders with their values
 SELECT
-  o.order_id, o.customer_id, o.d, o.m, o.counts,
+  o.order_id, o.customer_id, o.d, o.m, o.counts, o.status, o.currency, r.rate, o.ordered_at,
+  coalesce(o.shipping_amount, 0) AS shipping_amount,
+  CASE WHEN o.counts THEN round(coalesce(o.shipping_amount, 0) * r.rate, 4) ELSE 0 END AS shipping,
+  (SELECT count(*) FROM l WHERE l.order_id = o.order_id) AS lines,
+  coalesce((SELECT sum(gross_amount) FROM l WHERE l.order_id = o.order_id), 0) AS gross_amount,
+  coalesce((SELECT sum(discount_amount) FROM l WHERE l.order_id = o.order_id), 0) AS discount_amount,
+  coalesce((SELECT sum(tax_amount) FROM l WHERE l.order_id = o.order_id), 0) AS tax_amount,
+  coalesce((SELECT sum(amount) FROM f WHERE f.order_id = o.order_id), 0) AS refund_amount,
   coalesce((SELECT sum(units) FROM l WHERE l.order_id = o.order_id), 0) AS units,
   coalesce((SELECT sum(gross) FROM l WHERE l.order_id = o.order_id), 0) AS gross,
   coalesce((SELECT sum(discount) FROM l WHERE l.order_id = o.order_id), 0) AS discount,
   coalesce((SELECT sum(tax) FROM l WHERE l.order_id = o.order_id), 0) AS tax,
   coalesce((SELECT sum(refund) FROM f WHERE f.order_id = o.order_id), 0) AS refund
-FROM o;
+FROM o LEFT JOIN rates AS r ON r.currency = o.currency AND r.d = o.d;
 
 CREATE TABLE days AS
 WITH events AS (
@@ -109,10 +129,10 @@ CREATE TABLE months AS SELECT date_trunc('month', d)::DATE AS m, max(as_of) AS a
 CREATE TABLE c AS
 WITH days_of AS (
   SELECT customer_id, d, sum(n) AS orders, sum(units) AS units, sum(gross) AS gross, sum(discount) AS discount,
-    sum(refund) AS refund
+    sum(refund) AS refund, sum(tax) AS tax
   FROM (
-    SELECT customer_id, d, 1 AS n, units, gross, discount, refund FROM v WHERE counts
-    UNION ALL SELECT customer_id, d, 0, 0, 0, 0, refund FROM f WHERE order_id IS NULL
+    SELECT customer_id, d, 1 AS n, units, gross, discount, refund, tax FROM v WHERE counts
+    UNION ALL SELECT customer_id, d, 0, 0, 0, 0, refund, 0 FROM f WHERE order_id IS NULL
   ) WHERE customer_id IS NOT NULL GROUP BY ALL
 )
 SELECT *,
@@ -134,27 +154,29 @@ SELECT customer_id, m, count(*) AS orders FROM v WHERE counts AND customer_id IS
 CREATE TABLE p AS
 SELECT product_id, m, order_id, units, gross, discount, 0 AS refund FROM l WHERE counts
 UNION ALL
-SELECT coalesce(x.product_id, i.product_id), coalesce(o.m, f.m), NULL, 0, 0, 0, f.refund
-FROM f JOIN refunds AS x USING (refund_id) LEFT JOIN o ON o.order_id = f.order_id
-LEFT JOIN order_items AS i ON i.order_id = x.order_id AND i.line_number = x.line_number
-WHERE coalesce(o.counts, true) AND coalesce(x.product_id, i.product_id) IS NOT NULL;
+SELECT f.product_id, coalesce(o.m, f.m), NULL, 0, 0, 0, f.refund
+FROM f LEFT JOIN o ON o.order_id = f.order_id WHERE f.counts AND f.product_id IS NOT NULL;
 
 CREATE TABLE t AS
-SELECT *, created_at + to_minutes(target) AS due,
+SELECT *, times_solved > 1 AS reopened, created_at + to_minutes(target) AS due,
   CASE
     WHEN target IS NULL THEN NULL
     WHEN replied IS NOT NULL THEN replied <= due
     WHEN (due AT TIME ZONE $zone)::DATE <= (SELECT max(as_of) FROM days) THEN false
   END AS met
 FROM (
-SELECT t.ticket_id, t.customer_id, t.created_at, (t.created_at AT TIME ZONE $zone)::DATE AS d,
+SELECT t.ticket_id, t.customer_id, t.order_id, t.channel, t.priority AS source_priority, t.category, t.status,
+  t.created_at, (t.created_at AT TIME ZONE $zone)::DATE AS d,
   date_trunc('month', t.created_at AT TIME ZONE $zone)::DATE AS m,
   coalesce((SELECT any_value(priority) FROM sla WHERE priority = lower(trim(t.priority))), 'other') AS priority,
   (SELECT any_value(minutes) FROM sla WHERE priority = lower(trim(t.priority))) AS target,
   (SELECT min(occurred_at) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'agent_reply') AS replied,
   (SELECT min(occurred_at) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'solved') AS solved,
   (SELECT max(occurred_at) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'solved') AS settled,
-  (SELECT count(*) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'solved') > 1 AS reopened
+  (SELECT count(*) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'solved') AS times_solved,
+  (SELECT count(*) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'agent_reply') AS agent_replies,
+  (SELECT count(*) FROM ticket_events AS e WHERE e.ticket_id = t.ticket_id AND event_type = 'customer_reply')
+    AS customer_replies
 FROM tickets AS t
 );
 
@@ -174,7 +196,37 @@ SELECT product_id, m AS month, count(DISTINCT order_id) AS orders, sum(units) AS
   sum(gross - discount - refund) AS net_revenue
 FROM p GROUP BY ALL;
 
+-- Scores by cumulative distribution, in whole numbers: how many of all are no better.
+CREATE TABLE scored AS
+WITH n AS (
+  SELECT customer_id, count(*) FILTER (orders > 0) AS order_days, sum(orders) AS orders,
+    sum(gross - discount - refund) AS net_revenue, arg_max(segment, d) AS segment,
+    max(d) FILTER (orders > 0) AS last_order_date
+  FROM c GROUP BY customer_id HAVING sum(orders) > 0
+)
+SELECT *,
+  fifth((SELECT count(*) FROM n AS y WHERE y.last_order_date <= x.last_order_date), (SELECT count(*) FROM n))
+    AS recency_score,
+  fifth((SELECT count(*) FROM n AS y WHERE y.orders <= x.orders), (SELECT count(*) FROM n)) AS frequency_score,
+  fifth((SELECT count(*) FROM n AS y WHERE y.net_revenue <= x.net_revenue), (SELECT count(*) FROM n)) AS monetary_score
+FROM n AS x;
+
 CREATE TABLE priorities AS SELECT priority FROM sla UNION ALL SELECT 'other' UNION ALL SELECT 'all';
+"""
+
+# What was sold and paid back in a period `k`.
+REVENUE = """
+    SELECT *, gross_revenue - discounts AS net_sales, ratio(gross_revenue - discounts, orders) AS average_order_value,
+      gross_revenue - discounts - refunds AS net_revenue FROM (
+    SELECT k.{key},{more}
+      (SELECT count(*) FROM v WHERE v.{period} = k.{period} AND counts) AS orders,
+      (SELECT count(DISTINCT customer_id) FROM v WHERE v.{period} = k.{period} AND counts) AS customers,
+      coalesce((SELECT sum(units) FROM v WHERE v.{period} = k.{period}), 0) AS units,
+      coalesce((SELECT sum(gross) FROM v WHERE v.{period} = k.{period}), 0) AS gross_revenue,
+      coalesce((SELECT sum(discount) FROM v WHERE v.{period} = k.{period}), 0) AS discounts,
+      coalesce((SELECT sum(refund) FROM f WHERE f.{period} = k.{period}), 0) AS refunds,
+      coalesce((SELECT sum(tax) FROM v WHERE v.{period} = k.{period}), 0) AS tax
+    FROM {periods} AS k)
 """
 
 # Numbers of the tickets created in a period `k`, which has a row for every priority.
@@ -211,75 +263,80 @@ MARTS = {
         key="product_id", columns="product_name, category, brand, list_price, unit_cost", name="products"
     ),
     "marts.dim_customers": """
-        SELECT customer_id, customer_id IN (SELECT customer_id FROM customers) AS is_known,
-          coalesce((SELECT country_code FROM customers AS k WHERE k.customer_id = x.customer_id), 'unknown') AS country_code,
-          coalesce(
-            (SELECT country_name FROM customers AS k JOIN countries USING (country_code) WHERE k.customer_id = x.customer_id),
-            'unknown'
-          ) AS country_name
+        SELECT customer_id, k.updated_at IS NOT NULL AS is_known, coalesce(k.country_code, 'unknown') AS country_code,
+          coalesce(country_name, 'unknown') AS country_name, k.created_at,
+          (k.created_at AT TIME ZONE $zone)::DATE AS created_date
         FROM (
           SELECT customer_id FROM customers
           UNION SELECT customer_id FROM orders
           UNION SELECT customer_id FROM refunds
           UNION SELECT customer_id FROM tickets
-        ) AS x WHERE customer_id IS NOT NULL
+        ) LEFT JOIN customers AS k USING (customer_id) LEFT JOIN countries USING (country_code)
+        WHERE customer_id IS NOT NULL
     """,
     "marts.dim_products": """
-        SELECT product_id, product_id IN (SELECT product_id FROM products) AS is_known
+        SELECT product_id, k.updated_at IS NOT NULL AS is_known, coalesce(product_name, 'unknown') AS product_name,
+          coalesce(category, 'unknown') AS category, coalesce(brand, 'unknown') AS brand, list_price, unit_cost
         FROM (
           SELECT product_id FROM products
           UNION SELECT product_id FROM order_items
           UNION SELECT product_id FROM refunds
-        ) WHERE product_id IS NOT NULL
+        ) LEFT JOIN products AS k USING (product_id) WHERE product_id IS NOT NULL
     """,
     "marts.dim_dates": """
         SELECT d AS date_day, as_of AS as_of_date, last_day(d) <= as_of AS is_month_complete,
-          isodow(d) AS day_of_week, d IN (SELECT holiday_date FROM holidays) AS is_holiday
-        FROM days
+          isodow(d) AS day_of_week, isodow(d) IN (6, 7) AS is_weekend, year(d) AS year_number, day(d) AS day_of_month,
+          make_date(year(d), month(d), 1) AS month, make_date(year(d), quarter(d) * 3 - 2, 1) AS quarter,
+          d - isodow(d)::INT + 1 AS week, holiday_name IS NOT NULL AS is_holiday, holiday_name
+        FROM days LEFT JOIN holidays ON holiday_date = d
     """,
     "marts.fct_order_items": """
-        SELECT order_id, line_number, product_id, customer_id, d AS order_date, counts AS is_counted, units,
+        SELECT order_id, line_number, product_id, customer_id, d AS order_date, counts AS is_counted, currency, quantity,
+          gross_amount, discount_amount, gross_amount - discount_amount AS net_amount, tax_amount, units,
           gross AS gross_revenue, discount AS discounts, gross - discount AS net_sales, tax
         FROM l
     """,
-    "marts.fct_refunds": "SELECT refund_id, customer_id, d AS refund_date, order_d AS order_date, refund AS refunds FROM f",
+    "marts.fct_refunds": """
+        SELECT refund_id, order_id, line_number, customer_id, product_id, refunded_at, d AS refund_date, order_d AS order_date,
+          basis_d AS order_basis_date, reason, counts AS is_counted, is_early AS is_before_order, is_large AS is_above_order, quantity, currency,
+          rate AS exchange_rate, amount, refund AS refunds
+        FROM f
+    """,
     "marts.fct_orders": """
-        SELECT order_id, customer_id, d AS order_date, counts AS is_counted, units, gross AS gross_revenue,
-          discount AS discounts, gross - discount AS net_sales, refund AS refunds,
-          gross - discount - refund AS net_revenue, tax
+        SELECT order_id, customer_id, status, counts AS is_counted, ordered_at, d AS order_date, currency,
+          rate AS exchange_rate, gross_amount, discount_amount, gross_amount - discount_amount AS net_amount, tax_amount,
+          refund_amount, shipping_amount, lines, units, gross AS gross_revenue, discount AS discounts,
+          gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, tax, shipping
         FROM v
+    """,
+    "marts.waiting_records": """
+        SELECT parent_type, parent_id, count(line) AS order_items, count(refund) AS refunds, count(event) AS ticket_events,
+          min(since) AS waiting_since
+        FROM (
+          SELECT 'order' AS parent_type, order_id AS parent_id, 1 AS line, NULL AS refund, NULL AS event, updated_at AS since
+          FROM order_items
+          UNION ALL SELECT 'order', order_id, NULL, 1, NULL, updated_at FROM refunds WHERE order_id IS NOT NULL
+          UNION ALL SELECT 'ticket', ticket_id, NULL, NULL, 1, occurred_at FROM ticket_events
+        ) WHERE (parent_type, parent_id) NOT IN (
+          SELECT ('order', order_id) FROM orders UNION ALL SELECT ('ticket', ticket_id) FROM tickets
+        ) GROUP BY ALL
     """,
     "marts.customer_metrics": """
         SELECT customer_id, d AS order_date, orders, units, gross AS gross_revenue, discount AS discounts,
-          gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, segment
+          gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, tax, segment
         FROM c
     """,
-    "marts.daily_revenue": """
-        SELECT
-          d AS order_date,
-          (SELECT count(*) FROM v WHERE v.d = days.d AND counts) AS orders,
-          (SELECT count(DISTINCT customer_id) FROM v WHERE v.d = days.d AND counts) AS customers,
-          coalesce((SELECT sum(units) FROM v WHERE v.d = days.d), 0) AS units,
-          coalesce((SELECT sum(gross) FROM v WHERE v.d = days.d), 0) AS gross_revenue,
-          coalesce((SELECT sum(gross - discount) FROM v WHERE v.d = days.d), 0) AS net_sales,
-          coalesce((SELECT sum(refund) FROM f WHERE f.d = days.d), 0) AS refunds,
-          coalesce((SELECT sum(tax) FROM v WHERE v.d = days.d), 0) AS tax
-        FROM days
-    """,
-    "marts.monthly_revenue": """
-        SELECT
-          m AS month,
-          last_day(m) <= max(as_of) AS is_complete,
-          (SELECT count(*) FROM v WHERE v.m = x.m AND counts) AS orders,
-          (SELECT count(DISTINCT customer_id) FROM v WHERE v.m = x.m AND counts) AS customers,
-          coalesce((SELECT sum(gross - discount) FROM v WHERE v.m = x.m), 0) AS net_sales,
-          coalesce((SELECT sum(refund) FROM f WHERE f.m = x.m), 0) AS refunds
-        FROM (SELECT date_trunc('month', d)::DATE AS m, as_of FROM days) AS x GROUP BY m
-    """,
+    "marts.daily_revenue": REVENUE.format(key="d AS order_date", more="", periods="days", period="d"),
+    "marts.monthly_revenue": REVENUE.format(
+        key="m AS month", more=" last_day(k.m) <= k.as_of AS is_complete,", periods="months", period="m"
+    ),
     "marts.order_value_percentiles": """
-        SELECT m AS month, count(*) AS orders,
+        SELECT m AS month, count(*) AS orders, sum(gross - discount) AS net_sales,
           percentile(list(gross - discount), 0.25) AS p25,
           percentile(list(gross - discount), 0.5) AS p50,
+          percentile(list(gross - discount), 0.75) AS p75,
+          percentile(list(gross - discount), 0.9) AS p90,
+          percentile(list(gross - discount), 0.95) AS p95,
           percentile(list(gross - discount), 0.99) AS p99
         FROM v WHERE counts GROUP BY m
     """,
@@ -331,11 +388,12 @@ MARTS = {
         FROM (SELECT DISTINCT cohort, m, as_of FROM firsts JOIN months ON m >= cohort) AS x)
     """,
     "marts.fct_tickets": """
-        SELECT ticket_id, customer_id, priority, d AS created_date, reopened AS is_reopened, replied AS first_reply_at,
+        SELECT ticket_id, customer_id, order_id, channel, priority, source_priority, category, status, created_at,
+          d AS created_date, agent_replies, customer_replies, times_solved AS solved_events, reopened AS is_reopened, replied AS first_reply_at,
           solved AS first_resolution_at, settled AS full_resolution_at, minutes(created_at, replied) AS first_reply_minutes,
           minutes(created_at, solved) AS first_resolution_minutes,
           minutes(created_at, settled) AS full_resolution_minutes, due AS first_reply_due_at,
-          replied <= due AS is_sla_met
+          (due AT TIME ZONE $zone)::DATE AS first_reply_due_date, replied <= due AS is_sla_met
         FROM t
     """,
     "marts.support_daily": SUPPORT.format(
@@ -349,10 +407,14 @@ MARTS = {
         percentiles=MINUTES,
     ),
     "marts.ticket_backlog": """
-        SELECT k.d AS date_day, q.priority,
-          count(*) FILTER (t.ticket_id IS NOT NULL AND is_open(t.ticket_id, k.d)) AS open_tickets
-        FROM days AS k CROSS JOIN priorities AS q LEFT JOIN t ON t.d <= k.d AND q.priority IN (t.priority, 'all')
-        GROUP BY ALL
+        SELECT date_day, priority, count(*) FILTER (today) AS open_tickets,
+          count(*) FILTER (today AND NOT yesterday) AS opened_tickets,
+          count(*) FILTER (yesterday AND NOT today) AS closed_tickets
+        FROM (
+          SELECT k.d AS date_day, q.priority, t.ticket_id IS NOT NULL AND is_open(t.ticket_id, k.d) AS today,
+            t.ticket_id IS NOT NULL AND t.d < k.d AND is_open(t.ticket_id, k.d - 1) AS yesterday
+          FROM days AS k CROSS JOIN priorities AS q LEFT JOIN t ON t.d <= k.d AND q.priority IN (t.priority, 'all')
+        ) GROUP BY ALL
     """,
     "marts.customer_support": """
         SELECT customer_id, m AS month, sum(orders) AS orders, sum(tickets) AS tickets, sum(reopened) AS reopened_tickets,
@@ -369,10 +431,11 @@ MARTS = {
           )
         ) WHERE customer_id IS NOT NULL GROUP BY ALL
     """,
-    "ml.customer_segments": """
-        SELECT customer_id, count(*) FILTER (orders > 0) AS order_days, sum(gross - discount - refund) AS net_revenue,
-          arg_max(segment, d) AS segment
-        FROM c GROUP BY customer_id HAVING sum(orders) > 0
+    "ml.customer_segments": "SELECT * FROM scored",
+    "ml.score_bounds": """
+        SELECT s AS score, min(last_order_date) FILTER (recency_score >= s) AS last_order_date,
+          min(orders) FILTER (frequency_score >= s) AS orders, min(net_revenue) FILTER (monetary_score >= s) AS net_revenue
+        FROM scored CROSS JOIN range(1, 6) AS steps (s) GROUP BY s
     """,
 }
 
@@ -405,7 +468,7 @@ def expected(warehouse: connection, folder: Path, zone: str, currency: str) -> d
     days = engine.execute(
         "SELECT DISTINCT currency, (ordered_at AT TIME ZONE $zone)::DATE FROM orders", {"zone": zone}
     ).fetchall()
-    engine.execute("CREATE TABLE rates (currency TEXT, d DATE, rate DECIMAL(18, 8))")
+    engine.execute("CREATE TABLE rates (currency TEXT, d DATE, rate DECIMAL(20, 12))")
     for code, day in days:
         engine.execute("INSERT INTO rates VALUES (?, ?, ?)", [code, day, rate(code, currency, day)])
     engine.execute(FUNCTIONS)
@@ -420,13 +483,11 @@ def expected(warehouse: connection, folder: Path, zone: str, currency: str) -> d
     for name, (key, columns) in VERSIONED.items():
         _changes(engine, name, key, columns)
     for statement in DEFINITIONS.split(";\n"):
-        if "$zone" in statement:
-            engine.execute(statement, {"zone": zone})
-        elif statement.strip():
-            engine.execute(statement)
+        if statement.strip():
+            engine.execute(statement, _named(statement, zone=zone, currency=currency))
     results = {}
     for mart, query in MARTS.items():
-        relation = engine.execute(query)
+        relation = engine.execute(query, _named(query, zone=zone))
         results[mart] = ([column[0] for column in relation.description or ()], canonical(relation.fetchall()))
     return results
 
@@ -461,6 +522,11 @@ def _changes(engine: duckdb.DuckDBPyConnection, name: str, key: str, columns: di
         engine.execute(f"INSERT INTO changes_{name} VALUES ({', '.join('?' * len(row))})", list(row))
 
 
+def _named(statement: str, **values: str) -> dict[str, str]:
+    """The values that the statement asks for: DuckDB refuses others."""
+    return {name: value for name, value in values.items() if f"${name}" in statement}
+
+
 def canonical(rows: Rows) -> Rows:
     """Rows in an order of their own, numbers by value."""
     return sorted((tuple(map(_plain, row)) for row in rows), key=repr)
@@ -468,7 +534,7 @@ def canonical(rows: Rows) -> Rows:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
-        return f"{Decimal(value):.4f}"
+        return f"{Decimal(value):.12f}"
     if isinstance(value, datetime):
         return value.astimezone(UTC)
     return value
@@ -493,13 +559,14 @@ ECB_DAYS = sorted(ECB)
 
 
 def rate(code: str, into: str, day: date) -> Decimal | None:
-    """Units of `into` for one unit of `code` at the last business day up to `day`, at most seven days back."""
+    """Units of `into` for one unit of `code` at the last business day up to `day`, the file's last for 45 days."""
     if code == into:
         return Decimal(1)
     position = bisect_right(ECB_DAYS, day)
-    if not position or day - ECB_DAYS[position - 1] > timedelta(days=7):
+    carried = timedelta(days=7 if position < len(ECB_DAYS) else 45)
+    if not position or day - ECB_DAYS[position - 1] > carried:
         return None
     per_euro = ECB[ECB_DAYS[position - 1]] | {"EUR": Decimal(1)}
     if code not in per_euro or into not in per_euro:
         return None
-    return (per_euro[into] / per_euro[code]).quantize(Decimal("0.00000001"), ROUND_HALF_UP)
+    return (per_euro[into] / per_euro[code]).quantize(Decimal("0.000000000001"), ROUND_HALF_UP)

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +72,31 @@ AT = datetime(2026, 3, 8, 6, 59, 59, 123456, tzinfo=UTC)
         ("bytea", pd.Series([b"\x00\\x\xff", None]), [b"\x00\\x\xff", None]),
         ("text[]", pd.Series([["a,b", 'q"\\', None, ""], [], None]), [["a,b", 'q"\\', None, ""], [], None]),
         ("integer[]", pd.Series([np.array([1, 2]), (3,)]), [[1, 2], [3]]),
+        ("text", pd.Series(["x", None, ""], dtype="string"), ["x", None, ""]),
+        ("text", pd.Series([1, 2.5, None, pd.NaT, b"\x01", True, "x"]), ["1", "2.5", None, None, "\\x01", "True", "x"]),
+        ("text", pd.Series([1.0, np.nan]), ["1.0", None]),
+        ("text", pd.Series([2**62, None], dtype=object), [str(2**62), None]),
+        ("bigint", pd.Series([2.0**62, -1.0, None]), [2**62, -1, None]),
+        ("bigint", pd.Series([Decimal("1.0"), 7, "8", None]), [1, 7, 8, None]),
+        ("smallint", pd.Series([1, 2], dtype="int8"), [1, 2]),
+        ("boolean", pd.Series([True, None], dtype=object), [True, None]),
+        ("decimal(18, 4)", pd.Series([0.1, 1e13, np.nan]), [Decimal("0.1"), Decimal(10**13), None]),
+        (
+            "decimal(18, 4)",
+            pd.Series([Decimal("1E+3"), Decimal("NaN"), 7, None]),
+            [Decimal(1000), None, Decimal(7), None],
+        ),
+        ("date", pd.Series([date(1, 1, 1), date(9999, 12, 31), pd.NaT]), [date(1, 1, 1), date(9999, 12, 31), None]),
+        ("date", pd.Series([date(2026, 2, 28), "2026-02-28"]), [date(2026, 2, 28)] * 2),
+        ("date", pd.Series([pd.Timestamp("2026-02-28")]), [date(2026, 2, 28)]),
+        (
+            "timestamp",
+            pd.Series([pd.Timestamp(AT).tz_convert("Europe/Berlin")]),
+            [AT.replace(hour=7, tzinfo=None)],
+        ),
+        ("timestamptz", pd.Series([AT, pd.NaT], dtype=object), [AT, None]),
+        ("timestamptz", pd.Series([pd.Timestamp(AT).as_unit("us")]), [AT]),
+        ("interval", pd.Series([timedelta(hours=-1), None]), [timedelta(hours=-1), None]),
         ("jsonb", pd.Series([{"a": [1, None, "x\n'"]}, '{"b": 1}', None]), [{"a": [1, None, "x\n'"]}, {"b": 1}, None]),
     ],
 )
@@ -87,6 +113,43 @@ def test_values_survive_the_way_into_a_table(
 def test_any_text_survives(adapter: WarehouseAdapter, values: list[str | None]) -> None:
     frame = pd.DataFrame({"v": pd.Series(values, dtype=object)})
     assert [row[0] for row in stored(adapter, frame, {"v": "text"})] == values
+
+
+def test_a_single_column_keeps_its_empty_rows(adapter: WarehouseAdapter) -> None:
+    columns: Types = {"v": exp.DataType.build("text")}
+    adapter.drop_table("adapter_test.single")
+    adapter.create_table("adapter_test.single", columns)
+    adapter.insert_append("adapter_test.single", pd.DataFrame({"v": ["\\.", "", None, "x"]}), columns)
+    rows = adapter.fetchall("SELECT v FROM adapter_test.single ORDER BY v")
+    assert rows == [("",), ("\\.",), ("x",), (None,)]
+
+
+@pytest.mark.parametrize("declared", ["text", "bigint"])
+def test_a_table_of_other_types_gets_the_same_rows(adapter: WarehouseAdapter, declared: str) -> None:
+    """One whose types differ from those of the frame is filled by way of a temporary table, in which they are cast."""
+    there: Types = {"v": exp.DataType.build(declared), "w": exp.DataType.build("text")}
+    adapter.drop_table("adapter_test.other")
+    adapter.create_table("adapter_test.other", there)
+    for _ in range(2):
+        adapter.replace_query(
+            "adapter_test.other", pd.DataFrame({"v": [7.0]}), {"v": exp.DataType.build("bigint"), "w": there["w"]},
+            source_columns=["v"],
+        )  # fmt: skip
+    assert adapter.fetchall("SELECT v::TEXT, w FROM adapter_test.other") == [("7", None)]
+
+
+def test_what_cannot_be_encoded_leaves_the_table_as_it_was(adapter: WarehouseAdapter) -> None:
+    columns: Types = {"v": exp.DataType.build("jsonb", dialect="postgres")}
+    adapter.drop_table("adapter_test.kept")
+    adapter.create_table("adapter_test.kept", columns)
+    adapter.insert_append("adapter_test.kept", pd.DataFrame({"v": ["1"]}), columns)
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(ValueError, match="Circular"):
+        adapter.replace_query("adapter_test.kept", pd.DataFrame({"v": ["2", circle]}), columns)
+    with pytest.raises(duckdb.Error, match="invalid UTF-8"):
+        adapter.replace_query("adapter_test.kept", pd.DataFrame({"v": ['"\ud800"']}), columns)
+    assert adapter.fetchall("SELECT v FROM adapter_test.kept") == [(1,)]
 
 
 def test_a_fraction_is_no_integer(adapter: WarehouseAdapter) -> None:

@@ -51,7 +51,7 @@ DIRT: list[tuple[str, Row, str, str]] = [
 
 @pytest.fixture(scope="module")
 def warehouse(homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
-    made = Warehouse(homes / "dirty", tmp_path_factory.mktemp("dirty"))
+    made = Warehouse(homes / "dirty", tmp_path_factory.mktemp("dirty"), "Pacific/Kiritimati", "EUR")
     try:
         with made:
             pipeline.init()

@@ -35,13 +35,15 @@ Row = dict[str, Any]
 class Warehouse:
     """A warehouse of its own in this process: settings, SQLMesh context and caches point at it while it is entered."""
 
-    def __init__(self, home: Path, drops: Path) -> None:
+    def __init__(self, home: Path, drops: Path, zone: str = ZONE, currency: str = "USD") -> None:
         self.home, self.drops, self.batches = Home(home), drops, 0
+        self.reporting = {"REPORTING_TIMEZONE": zone, "REPORTING_CURRENCY": currency}
 
     def __enter__(self) -> "Warehouse":
         self.patch = pytest.MonkeyPatch()
         self.patch.setenv("WAREHOUSE_HOME", str(self.home.path))
-        self.patch.setenv("REPORTING_TIMEZONE", ZONE)
+        for name, value in self.reporting.items():
+            self.patch.setenv(name, value)
         forget_caches()
         pipeline.context.cache_clear()
         embedded.up()
@@ -76,13 +78,27 @@ class Warehouse:
     def differences(self, scratch: Path) -> dict[str, tuple[oracle.Rows, oracle.Rows]]:
         """Mart -> rows that are only here, rows that only the oracle has. Empty when all is right."""
         with closing(connect("sqlmesh_user")) as session:
-            expected = oracle.expected(session, scratch, ZONE, settings().reporting_currency)
+            expected = oracle.expected(session, scratch, settings().reporting_timezone, settings().reporting_currency)
         found = {}
         for mart, (columns, rows) in expected.items():
             here = oracle.canonical(self.read(f"SELECT {', '.join(columns)} FROM {mart}"))
             if here != rows:
                 found[mart] = ([row for row in here if row not in rows], [row for row in rows if row not in here])
         return found
+
+    def report_in(self, zone: str, currency: str) -> None:
+        """What an operator does for another zone and currency: set two variables, and deploy."""
+        pipeline.context().close()
+        self.patch.setenv("REPORTING_TIMEZONE", zone)
+        self.patch.setenv("REPORTING_CURRENCY", currency)
+        forget_caches()
+        pipeline.context.cache_clear()
+        export_environment()
+        now = pipeline._server_now()
+        pipeline.context().plan(
+            "prod", skip_tests=True, skip_linter=True, no_prompts=True, auto_apply=True, run=True, ignore_cron=True,
+            execution_time=now,
+        )  # fmt: skip
 
     def content(self) -> dict[str, oracle.Rows]:
         """Every stored table of prod, row for row."""
@@ -133,7 +149,9 @@ def test_an_empty_warehouse_is_right(warehouse: Warehouse, tmp_path: Path) -> No
     assert warehouse.read("SELECT * FROM marts.daily_revenue") == []
 
 
-def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_first_load_and_corrections_by_hand(
+    warehouse: Warehouse, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Load, run, correct, run again: the numbers of a few orders, worked out on paper."""
     warehouse.drop(
         customers=[{"customer_id": "C1", "country_code": "us", "created_at": at(-9), "updated_at": at(-9)}],
@@ -147,6 +165,7 @@ def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path
         refunds=[refund("R1", "A", 7, 2.5), refund("R2", "LATE", 2, 2.5), refund("R3", None, 1, 2.5, customer_id="C1")],
     )  # fmt: skip
     pipeline.refresh(warehouse.drops)
+    assert "waiting: 1 line(s) and 1 refund(s) of 1 order(s) that have not arrived" in capsys.readouterr().out
     assert warehouse.differences(tmp_path) == {}
     days = "SELECT order_date::TEXT, orders, customers, net_sales, refunds, net_revenue FROM marts.daily_revenue ORDER BY 1"
     # 19.99 - 4.50 + 7 on the 6th; 7 on the 7th; 3 of the guest on the 8th, which pays back 7 + 1 (R2 waits for LATE)
@@ -161,6 +180,7 @@ def test_first_load_and_corrections_by_hand(warehouse: Warehouse, tmp_path: Path
         order_items=[line("A", 2, 7, 0.6, _deleted="true")],
     )
     pipeline.refresh(warehouse.drops)
+    assert "waiting" not in capsys.readouterr().out.replace("marts.waiting_records", "")
     assert warehouse.differences(tmp_path) == {}
     rate = oracle.rate("EUR", "USD", (START + timedelta(days=0.5)).date())
     assert rate is not None
@@ -273,6 +293,34 @@ def test_random_changes_leave_every_number_right(warehouse: Warehouse, tmp_path:
     assert warehouse.differences(tmp_path) == {}
 
 
+def test_the_definitions_cover_every_column(warehouse: Warehouse, tmp_path: Path) -> None:
+    """No number, date, flag or text of a mart goes without a second opinion."""
+    with closing(connect("sqlmesh_user")) as session:
+        expected = oracle.expected(session, tmp_path, ZONE, "USD")
+    columns = warehouse.read(
+        "SELECT table_schema || '.' || table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema IN ('marts', 'ml')"
+    )
+    assert {(mart, name) for mart, (names, _) in expected.items() for name in names} == set(columns)
+
+
+def test_numbers_are_right_in_any_zone_and_currency(warehouse: Warehouse, tmp_path: Path) -> None:
+    """Two variables, and no model, decide: for what is there already, for what is loaded then, and on the way back."""
+    warehouse.report_in("Australia/Lord_Howe", "EUR")  # its clocks go back on 5 April, at 15:00 UTC, by half an hour
+    try:
+        assert warehouse.differences(tmp_path) == {}
+        warehouse.drop(
+            orders=[order(f"H{n}", 29.5 + n / 24, updated_at=at(90), currency="GBP") for n in range(48)],
+            order_items=[line(f"H{n}", 1, 7.77, 29.5) for n in range(48)],
+            refunds=[refund(f"RH{n}", f"H{n}", 1.11, 30 + n / 12) for n in range(24)],
+        )
+        pipeline.refresh(warehouse.drops)
+        assert warehouse.differences(tmp_path) == {}
+    finally:
+        warehouse.report_in(ZONE, "USD")
+    assert warehouse.differences(tmp_path) == {}
+
+
 def test_a_load_during_a_run_waits_for_the_next(warehouse: Warehouse, tmp_path: Path) -> None:
     """Half of a move between days must not show: what lands while a run is at work is not in it."""
     warehouse.drop(orders=[order("A", 0.5, updated_at=at(200))])
@@ -330,6 +378,10 @@ def test_a_missing_rate_is_no_silent_one(warehouse: Warehouse, tmp_path: Path) -
     with pytest.raises(WarehouseError, match="did not pass their checks") as failure:
         pipeline.refresh(warehouse.drops)
     assert failure.value.code == Exit.DATA_QUALITY
+    assert "staging.orders: currency_has_rate found 1 row(s), such as" in failure.value.hint
+    assert (
+        "order_id STRANGE, currency XXX, order_date 2026-04-04\n  A returned row has a currency" in failure.value.hint
+    )
     after = warehouse.content()
     assert {name: rows for name, rows in after.items() if name[:5] == "marts"} == {
         name: rows for name, rows in before.items() if name[:5] == "marts"
@@ -356,6 +408,10 @@ FAULTS = {
     ),
     "no_facts_lost": ("marts.fct_order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
     "no_rows_lost": ("staging.order_items", "DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})"),
+    "rates_are_recent": (
+        "staging.orders",
+        "UPDATE {t} SET currency = 'CHF', ordered_at = '2099-01-01', order_date = '2099-01-01' WHERE is_counted",
+    ),
     "retention_consistency": ("marts.cohort_retention", "UPDATE {t} SET customers = cohort_size + 1"),
     "revenue_consistency": ("marts.fct_orders", "UPDATE {t} SET gross_revenue = -1"),
     "revenue_reconciles": ("marts.daily_revenue", "UPDATE {t} SET refunds = refunds + 0.01"),

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from scripts import pipeline
-from scripts.contract import TABLES, checking_sql
+from scripts.contract import TABLES, checking_sql, stage_columns
 from scripts.errors import Exit, WarehouseError
 from scripts.generate import DIRT, HISTORY, LAST_DAY, Manifest, generate, write_tickets
 from tests.python.conftest import Home
@@ -26,20 +26,21 @@ class Loaded:
         self.manifest, self.db = manifest, duckdb.connect()
         self.db.execute("SET TimeZone = 'UTC'; SET threads = 2")
         for table in TABLES.values():
-            names = [*table.names, "_deleted"]
-            checked = ", ".join([*names, "line", "reject_column", "reject_value", "reject_reason"])
-            parts = []
+            columns = ", ".join(f"{name} {type_}" for name, type_ in stage_columns(table).items())
+            self.db.execute(f"CREATE TABLE all_{table.name} (batch TEXT, {columns})")
             for batch in manifest.rows:
                 for file in sorted((manifest.path / batch).glob(f"{table.name}.*")):
                     reader = "read_parquet('{}')" if file.suffix == ".parquet" else "read_csv('{}', all_varchar = true)"
                     header = [row[0] for row in self.db.execute(f"DESCRIBE FROM {reader.format(file)}").fetchall()]
                     present = {name: f"CAST({name} AS VARCHAR)" for name in header}
                     source = f"(SELECT *, NULL::BIGINT AS line, NULL::VARCHAR AS fault, NULL::VARCHAR AS excerpt FROM {reader.format(file)})"
-                    check = checking_sql(table, source, present, datetime.now(UTC).replace(tzinfo=None))
-                    parts.append(f"SELECT '{batch}' AS batch, * FROM ({check}) AS checked ({checked})")
-            self.db.execute(f"CREATE TABLE all_{table.name} AS {' UNION ALL '.join(parts)}")
+                    check, names = checking_sql(table, source, present, datetime.now(UTC).replace(tzinfo=None))
+                    self.db.execute(
+                        f"INSERT INTO all_{table.name} BY NAME"
+                        f" SELECT '{batch}' AS batch, * FROM ({check}) AS checked ({', '.join(names)})"
+                    )
             self.db.execute(
-                f"CREATE VIEW {table.name} AS SELECT batch, {', '.join(names)} FROM all_{table.name} WHERE reject_reason IS NULL;"
+                f"CREATE VIEW {table.name} AS SELECT * EXCLUDE (_row_number, reject_column, reject_value, reject_reason) FROM all_{table.name} WHERE reject_reason IS NULL;"
                 f"CREATE VIEW newest_{table.name} AS FROM {table.name}"
                 f" QUALIFY row_number() OVER (PARTITION BY {', '.join(table.version[:-1])} ORDER BY {table.clock} DESC, batch DESC) = 1 AND NOT _deleted"
             )
@@ -234,7 +235,7 @@ def test_a_long_flat_history_has_the_same_days(tmp_path: Path) -> None:
     assert long.first_day == date(2006, 9, 6)
     orders = f"read_parquet('{long.path / HISTORY}/orders.parquet')"
     assert duckdb.sql(
-        f"SELECT min(ordered_at) FILTER (currency <> 'USD')::DATE >= '2016-01-05', count(DISTINCT year(ordered_at)) FROM {orders}"
+        f"SELECT min(ordered_at) FILTER (currency <> 'USD')::DATE >= '2009-01-03', count(DISTINCT year(ordered_at)) FROM {orders}"
     ).fetchall() == [(True, 21)]
 
 

@@ -628,6 +628,7 @@ def test_hostile_names_are_data(landing: Landing, drop: Path, capsys: pytest.Cap
     assert (landing.count("orders"), landing.count("products")) == (1, 1)
     shown = r"'; DROP TABLE landing.orders;-- \x1b[31m\n[red]*"
     assert landing.one("SELECT batch_name FROM landing.batches") == shown
+    assert landing.all("SELECT _source_file FROM landing.orders") == [(f"{shown}/orders.csv",)]
     assert landing.one("SELECT count(*) FROM landing.files WHERE status = 'refused'") == len(names)
     assert rf"refused: {shown}/a\nb\x1b]0;x\x07.csv: no table has this name" in err
 
@@ -774,6 +775,33 @@ def test_rows_that_are_there_are_dropped_and_every_version_is_kept(landing: Land
     ]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_empty_table_gets_the_same_rows_as_one_with_rows(landing: Landing, drop: Path, kind: str) -> None:
+    """The way into an empty table is another one: COPY goes straight into it, and rejects are set aside."""
+    numbers = range(30_000)
+    rows: dict[str, list[Any]] = {
+        "product_id": [f"p{i}" for i in numbers],
+        "product_name": ["a\\b\t" if i else None for i in numbers],
+        "updated_at": ["2011-01-01" if i % 100 else "now" for i in numbers],
+    }
+    if kind == "parquet":
+        parquet(drop / "b/products.parquet", **rows)
+    else:
+        lines = (",".join(value or "" for value in row) for row in zip(*rows.values(), strict=True))
+        write(drop, "b/products.csv", [PRODUCTS, *lines])
+    found = []
+    for before in (0, 1):
+        landing.clear()
+        if before:
+            landing.all("INSERT INTO landing.products (product_id, updated_at, _batch_id) VALUES ('x', now(), 0)")
+        assert counts(load(drop)) == (30_000, 29_700, 0, 300)
+        products = landing.all("SELECT *, NULL FROM landing.products WHERE _batch_id > 0 ORDER BY _row_number")
+        batch = landing.all("SELECT batch_id, loaded_at FROM landing.batches")
+        assert {row[8:10] for row in products} == set(batch)
+        found.append(([row[:8] + row[10:] for row in products], landing.rejects()))
+    assert found[0] == found[1]
+
+
 def test_repeats_within_the_first_file(landing: Landing, drop: Path) -> None:
     write(drop, "b/order_items.csv", [ITEMS, *([ITEM] * 3), ITEM.replace("19.99", "20"), ITEM.replace("o1,1", "o1,2")])
     assert counts(load(drop)) == (5, 3, 2, 0)
@@ -806,6 +834,7 @@ POINTS = {
     "before the first file": ("_Loader.stage_file", 1, "before"),
     "between the files": ("_Loader.stage_file", 2, "before"),
     "during the COPY": ("_Counting.read", 2, "before"),
+    "during the COPY into landing": ("_Counting.read", 4, "before"),
     "before publishing": ("_Loader.publish", 1, "before"),
     "between two tables of the publishing": ("_Loader.publish_file", 2, "before"),
     "before the commit": ("_Loader.publish_file", 2, "after"),
@@ -838,6 +867,12 @@ def test_after_a_crash_the_batch_is_whole_or_absent(
     server: Home, landing: Landing, drop: Path, point: str, kill: bool
 ) -> None:
     two_files(drop)
+    # With a row in it, orders goes by way of the temporary table; products is empty, and filled directly.
+    landing.all("INSERT INTO landing.orders (order_id, updated_at, _deleted, _batch_id) VALUES ('x', now(), TRUE, 0)")
+
+    def found() -> dict[str, int]:
+        return {name: landing.count(name) - (name == "orders") for name in WHOLE}
+
     program = (
         "import os, signal, sys, pathlib; from tests.python import test_load as t\n"
         "def crash():\n"
@@ -860,10 +895,9 @@ def test_after_a_crash_the_batch_is_whole_or_absent(
     gone = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'loader'"
     while landing.one(gone) and time.monotonic() < deadline:
         time.sleep(0.02)
-    found = {name: landing.count(name) for name in WHOLE}
-    assert found == (WHOLE if point == "after the commit" else ABSENT)
+    assert found() == (WHOLE if point == "after the commit" else ABSENT)
     assert not load(drop).refused
-    assert {name: landing.count(name) for name in WHOLE} == WHOLE
+    assert found() == WHOLE
 
 
 @pytest.mark.parametrize("point", ["during the COPY", "before the commit"])

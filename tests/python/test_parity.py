@@ -24,7 +24,7 @@ SCHEMAS = ("seeds", "raw", "staging", "marts", "ml")
 
 @pytest.fixture
 def warehouse(homes: Path, tmp_path: Path) -> Iterator[Warehouse]:
-    made = Warehouse(homes / "parity", tmp_path / "drops")
+    made = Warehouse(homes / "parity", tmp_path / "drops", "America/St_Johns", "GBP")
     try:
         with made:
             pipeline.init()

@@ -32,7 +32,7 @@ def test_what_people_would_look_up_is_there() -> None:
     assert days["DE", "2030-10-03"] == "German Unity Day"
     assert {country for country, _ in days} == set(HOLIDAY_COUNTRIES)
     assert {day[:4] for _, day in days} == {str(year) for year in HOLIDAY_YEARS}
-    assert rows("exchange_rates")[0][:2] == ["2016-01-04", "1.0898"]  # as the ECB published it
+    assert ["2016-01-04", "1.0898"] in [row[:2] for row in rows("exchange_rates")]  # as the ECB published it
     assert {len(row) for row in rows("exchange_rates")} == {1 + len(CURRENCIES)}
 
 

@@ -17,7 +17,7 @@ MODEL (
     is_holiday = 'True on a public holiday of the country that the variable holiday_country names.',
     holiday_name = 'Its name; NULL on other days.',
     is_month_complete = 'False: the month ends after the as-of day, so more may come.',
-    as_of_date = 'The as-of day, the same in every row.'
+    as_of_date = 'The as-of day, the same in every row (docs/decisions/0015-as-of-day.md).'
   ),
   audits (
     grain_is_unique(columns := date_day)

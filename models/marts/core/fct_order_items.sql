@@ -5,6 +5,7 @@ MODEL (
     materialization_properties (key = order_id)
   ),
   owner commerce,
+  clustered_by order_date,
   tags (marts, core),
   depends_on (
     marts.dim_products

@@ -5,6 +5,7 @@ MODEL (
     materialization_properties (key = order_id)
   ),
   owner commerce,
+  clustered_by order_date,
   tags (marts, core),
   depends_on (marts.dim_customers, marts.dim_dates),
   grain order_id,
@@ -22,13 +23,14 @@ MODEL (
     discount_amount = 'Discounts, in the currency of the order.',
     net_amount = 'gross_amount less discount_amount, in the currency of the order.',
     tax_amount = 'Tax, in the currency of the order.',
+    refund_amount = 'Refunds of this order whenever paid back, in the currency of the order.',
     shipping_amount = 'Shipping, in the currency of the order.',
     lines = 'Lines of the order that have arrived, counted or not.',
     units = 'Units sold; zero where the order does not count.',
     gross_revenue = 'gross_amount in the reporting currency; zero where the order does not count.',
     discounts = 'discount_amount in the reporting currency; zero where the order does not count.',
     net_sales = 'gross_revenue less discounts: the value of the order.',
-    refunds = 'Refunds of this order whenever paid back (order basis), in the reporting currency.',
+    refunds = 'refund_amount in the reporting currency (order basis); zero where the order does not count.',
     net_revenue = 'net_sales less refunds.',
     tax = 'tax_amount in the reporting currency; zero where the order does not count; never revenue.',
     shipping = 'shipping_amount in the reporting currency; zero where the order does not count; never revenue.'
@@ -88,6 +90,7 @@ WITH touched AS (
 ), refunds AS (
   SELECT
     order_id,
+    SUM(amount) AS refund_amount,
     SUM(refunds) AS refunds
   FROM marts.fct_refunds
   WHERE
@@ -103,11 +106,12 @@ SELECT
   orders.ordered_at::TIMESTAMPTZ,
   orders.order_date::DATE,
   orders.currency::TEXT,
-  orders.exchange_rate::DECIMAL(18, 8),
+  orders.exchange_rate::DECIMAL(20, 12),
   COALESCE(lines.gross_amount, 0)::DECIMAL(18, 4) AS gross_amount,
   COALESCE(lines.discount_amount, 0)::DECIMAL(18, 4) AS discount_amount,
   COALESCE(lines.net_amount, 0)::DECIMAL(18, 4) AS net_amount,
   COALESCE(lines.tax_amount, 0)::DECIMAL(18, 4) AS tax_amount,
+  COALESCE(refunds.refund_amount, 0)::DECIMAL(18, 4) AS refund_amount,
   orders.shipping_amount::DECIMAL(18, 4),
   COALESCE(lines.lines, 0)::BIGINT AS lines,
   COALESCE(lines.units, 0)::DECIMAL(18, 4) AS units,

@@ -6,7 +6,7 @@ MODEL (
   ),
   owner commerce,
   tags (marts, core),
-  depends_on (marts.dim_customers, marts.dim_products),
+  depends_on (marts.dim_customers, marts.dim_dates, marts.dim_products),
   grain refund_id,
   description 'One row per refund that names no order or an order that has arrived. Answers: what was paid back, when, for which order and why? Refunds of cancelled orders are here with is_counted false and zero refunds. Excludes refunds whose order is missing, which wait in staging.',
   column_descriptions (
@@ -16,7 +16,7 @@ MODEL (
     customer_id = 'Customer of the order, else the one the refund names; joins marts.dim_customers.',
     product_id = 'Product the refund names, else that of the line it names; joins marts.dim_products.',
     refunded_at = 'When it was paid back.',
-    refund_date = 'Local day of refunded_at: the day of the refund on a cash basis.',
+    refund_date = 'Local day of refunded_at: the day of the refund on a cash basis; joins marts.dim_dates.',
     order_date = 'Local day of the order; NULL without an order.',
     order_basis_date = 'Day of the refund on an order basis: order_date, or refund_date without an order.',
     reason = 'Reason given.',
@@ -24,13 +24,17 @@ MODEL (
     is_before_order = 'True: dated before its order.',
     is_above_order = 'True: larger than the net amount of its order.',
     quantity = 'Units returned.',
-    amount = 'Amount paid back, without tax, in the currency of the order; without an order in the reporting currency.',
-    refunds = 'amount in the reporting currency at the rate of the order where it counts, else zero.'
+    currency = 'ISO 4217 code of amount: that of the order, without an order the reporting currency.',
+    exchange_rate = 'Units of the reporting currency for one unit of this currency, on the local day of the order; 1 without an order.',
+    amount = 'Amount paid back, without tax, in this currency.',
+    refunds = 'amount at exchange_rate, in the reporting currency, where it counts, else zero.'
   ),
   audits (
     grain_is_unique(columns := refund_id),
     foreign_key_holds(column := customer_id, parent := marts.dim_customers, key := customer_id),
     foreign_key_holds(column := product_id, parent := marts.dim_products, key := product_id),
+    foreign_key_holds(column := order_id, parent := staging.orders, key := order_id),
+    foreign_key_holds(column := refund_date, parent := marts.dim_dates, key := date_day),
     no_facts_lost(source := staging.refunds, key := refund_id)
   )
 );
@@ -89,14 +93,9 @@ WITH touched AS (
     NOT refunds.order_id IS NULL
     AND refunds.amount > COALESCE(order_totals.net_amount, 0) AS is_above_order,
     refunds.quantity,
-    refunds.amount,
-    CASE
-      WHEN refunds.order_id IS NULL
-      THEN 1
-      WHEN orders.is_counted
-      THEN orders.exchange_rate
-      ELSE 0
-    END AS revenue_rate
+    CASE WHEN refunds.order_id IS NULL THEN @reporting_currency ELSE orders.currency END AS currency,
+    CASE WHEN refunds.order_id IS NULL THEN 1 ELSE orders.exchange_rate END AS exchange_rate,
+    refunds.amount
   FROM refunds
   LEFT JOIN staging.orders AS orders
     ON refunds.order_id = orders.order_id
@@ -122,8 +121,10 @@ SELECT
   is_before_order::BOOLEAN,
   is_above_order::BOOLEAN,
   quantity::DECIMAL(18, 4),
+  currency::TEXT,
+  exchange_rate::DECIMAL(20, 12),
   amount::DECIMAL(18, 4),
-  CAST(amount * revenue_rate AS DECIMAL(18, 4)) AS refunds
+  CASE WHEN is_counted THEN amount * exchange_rate ELSE 0 END::DECIMAL(18, 4) AS refunds
 FROM joined;
 
 @create_index(refund_id, unique := TRUE);

@@ -17,7 +17,11 @@ MODEL (
     cohort_size = 'Customers of the cohort.',
     retention_rate = 'customers divided by cohort_size.'
   ),
-  audits (grain_is_unique(columns := (cohort_month, months_since)), retention_consistency)
+  audits (
+    grain_is_unique(columns := (cohort_month, months_since)),
+    retention_consistency,
+    revenue_reconciles(facts := marts.new_vs_returning, total := customers)
+  )
 );
 
 WITH touched AS (

@@ -88,8 +88,4 @@ GROUP BY
 
 @create_index(first_order_date);
 
-@create_index(net_revenue, orders) /* with orders, so that ml.score_bounds reads indexes alone */;
-
-@create_index(last_order_date, orders);
-
-@create_index(orders)
+@create_index(net_revenue)
