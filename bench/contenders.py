@@ -24,7 +24,6 @@ from sqlmesh.core.model import SeedModel
 from bench.derive import Check, Index, Mart, Naming, renamed
 from macros.touched import TOUCHED
 from scripts import bootstrap, server
-from scripts.adapter import copy_lines
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import ROOT, connect, environment, settings
 
@@ -75,7 +74,8 @@ def prepare(admin: connection, context: Context) -> None:
                 cursor.execute(f"CREATE TABLE {target} ({columns})")
                 for frame in model.render_seed():
                     assert isinstance(frame, pd.DataFrame)
-                    cursor.copy_expert(f"COPY {target} FROM STDIN", StringIO(copy_lines(frame, types)))
+                    lines = StringIO(frame.to_csv(columns=list(types), index=False, header=False))
+                    cursor.copy_expert(f"COPY {target} FROM STDIN (FORMAT csv)", lines)
                 cursor.execute(f"ANALYZE {target}")
 
 

@@ -61,23 +61,27 @@ def indexes_of(admin: connection, relation: str) -> set[Index]:
 
 
 def require_equal(admin: connection, marts: list[Mart], contenders: Sequence[Named], when: str) -> None:
-    """Raises WarehouseError naming each table in which two contenders differ after `when`, or that all have empty.
+    """Raises WarehouseError naming each table in which two contenders differ after `when`, or if every one is empty.
 
     Where only the indexes differ, it names them, too.
     """
     differing = []
+    total = 0
     for mart in marts:
         if mart.kind in ("full", "incremental"):
             found = {contender.name: rows_of(admin, mart, contender.table(mart.name)) for contender in contenders}
-            if len(set(found.values())) > 1 or not any(rows.number for rows in found.values()):
+            total += sum(rows.number for rows in found.values())
+            if len(set(found.values())) > 1:
                 counts = ", ".join(f"{name} {rows.number:,} rows" for name, rows in found.items())
                 differing.append(f"{mart.name} ({counts})")
             for contender in contenders:
                 if indexes_of(admin, contender.table(mart.name)) != set(mart.indexes):
                     differing.append(f"{mart.name} (the indexes of {contender.name} are not those of the model)")
+    if not total:
+        raise WarehouseError(f"after {when} every table is empty", "there is nothing to compare", Exit.DATA_QUALITY)
     if differing:
         raise WarehouseError(
-            f"after {when} the contenders differ, or have nothing, in: {'; '.join(differing)}",
+            f"after {when} the contenders differ in: {'; '.join(differing)}",
             "no figure is reported: correct bench/ or the model first",
             Exit.DATA_QUALITY,
         )

@@ -23,7 +23,7 @@ from bench.equality import require_equal
 from bench.measure import Usage, measured, median
 from bench.report import Figures
 from scripts import bootstrap, pipeline, server
-from scripts.adapter import WarehouseAdapter, copy_lines
+from scripts.adapter import WarehouseAdapter
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.generate import generate
@@ -249,8 +249,8 @@ class Bench:
         rows = min(FRAME_ROWS, self.orders)
         stock_rows = min(STOCK_ROWS, rows // 10)
         frame, types = frame_of(rows), FRAME_TYPES
-        lines = self.server.root / "frame.txt"
-        lines.write_text(copy_lines(frame, types))
+        lines = self.server.root / "frame.csv"
+        frame.to_csv(lines, index=False, header=False)
         columns = ", ".join(f"{name} {dtype.sql('postgres')}" for name, dtype in types.items())
         table = "bench_frame.rows"
 
@@ -263,7 +263,7 @@ class Bench:
             with closing(connect("sqlmesh_user")) as session, session, session.cursor() as cursor:
                 cursor.execute(f"CREATE TABLE {table} ({columns})")
                 with lines.open("rb") as file:
-                    cursor.copy_expert(f"COPY {table} FROM STDIN", file, 1 << 20)
+                    cursor.copy_expert(f"COPY {table} FROM STDIN (FORMAT csv)", file, 1 << 20)
 
         def ours() -> None:
             through(WarehouseAdapter, frame)

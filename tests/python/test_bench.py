@@ -119,7 +119,7 @@ class Side:
         ("UPDATE left_side.numbers SET amount = 7.0001 WHERE id = 1", "left_side 2 rows, right_side 2 rows"),
         ("UPDATE left_side.numbers SET amount = NULL WHERE id = 1", "left_side 2 rows, right_side 2 rows"),
         ("DELETE FROM left_side.numbers WHERE id = 2", "left_side 1 rows, right_side 2 rows"),
-        ("TRUNCATE left_side.numbers, right_side.numbers", "left_side 0 rows, right_side 0 rows"),
+        ("TRUNCATE left_side.numbers, right_side.numbers", "every table is empty"),
         ("DROP INDEX left_side.one", "the indexes of left_side are not those of the model"),
         ("CREATE INDEX ON right_side.numbers (amount)", "the indexes of right_side are not those of the model"),
     ],
@@ -139,7 +139,7 @@ def test_a_difference_is_noticed(admin: connection, change: str, fault: str | No
             if fault is None:
                 require_equal(admin, [mart], sides, "a test")
             else:
-                with pytest.raises(WarehouseError, match=rf"after a test .*marts\.numbers \({fault}\)"):
+                with pytest.raises(WarehouseError, match=rf"after a test .*{fault}"):
                     require_equal(admin, [mart], sides, "a test")
         finally:
             cursor.execute("DROP SCHEMA IF EXISTS left_side, right_side CASCADE")
