@@ -80,7 +80,7 @@ def _use(home: Path) -> None:
     }
     settings.cache_clear()
     server._programs.cache_clear()
-    pipeline.context.cache_clear()
+    pipeline.deployed.cache_clear()
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -133,6 +134,14 @@ def write_csv(engine: duckdb.DuckDBPyConnection, frame: pd.DataFrame, types: Col
     engine.unregister("frame")
 
 
+@cache
+def _engine() -> duckdb.DuckDBPyConnection:
+    """DuckDB, opened once: SQLMesh writes many frames of one row into its state."""
+    engine = duckdb.connect(config={"threads": 1, "pandas_analyze_sample": 0})
+    engine.execute("SET GLOBAL TimeZone = 'UTC'")
+    return engine
+
+
 class FrameQuery(SourceQuery):
     """A DataFrame, which SQLMesh finds in a temporary table once it enters."""
 
@@ -242,8 +251,8 @@ class WarehouseAdapter(PostgresEngineAdapter):
 
         def encode(writer: int) -> None:
             try:
-                with duckdb.connect(config={"threads": 1, "pandas_analyze_sample": 0}) as engine:
-                    engine.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+                with _engine().cursor() as engine:
+                    engine.execute("SET enable_progress_bar = false")
                     for start in range(0, len(frame), CHUNK_ROWS):
                         write_csv(engine, frame.iloc[start : start + CHUNK_ROWS], types, f"/dev/fd/{writer}")
             except BaseException as failure:  # goes on in the main thread

@@ -27,8 +27,11 @@ BUSY = ("another sqlmesh plan or run is at work", "this machine's clock is")
 
 
 @cache
-def context() -> "Context":
-    """The project as SQLMesh sees it, loaded once per process. Raises WarehouseError when it cannot be loaded."""
+def deployed() -> "Context":
+    """SQLMesh as far as a run needs it, once per process: it knows what is deployed, not the project in this folder.
+
+    Raises WarehouseError when the server or the configuration is at fault.
+    """
     export_environment()
     for login in ("sqlmesh_user", "sqlmesh_state_user"):
         connect(login).close()  # says what is wrong with the server, and at once
@@ -38,14 +41,31 @@ def context() -> "Context":
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "130")  # for a log; a terminal knows its own
     configure_console()
-    with _sqlmesh("the project could not be loaded"):
+    with _sqlmesh("the project could not be opened"):
         configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)
         logging.getLogger("sqlmesh").propagate = False
-        project = Context(paths=[str(ROOT)])
-    # SQLMesh's syntax trees live to the end: looking through them for garbage was a fifth of a run's CPU time.
+        made = Context(paths=[str(ROOT)], load=False)
+    _spare_the_collector()
+    return made
+
+
+def context() -> "Context":
+    """The project in this folder as SQLMesh sees it, loaded once per process.
+
+    Raises WarehouseError when it cannot be loaded.
+    """
+    project = deployed()
+    if not project.models:
+        with _sqlmesh("the project could not be loaded"):
+            project.load()
+        _spare_the_collector()
+    return project
+
+
+def _spare_the_collector() -> None:
+    """SQLMesh's syntax trees live to the end: looking through them for garbage was a fifth of a run's CPU time."""
     gc.freeze()
     gc.set_threshold(50_000)
-    return project
 
 
 def init() -> None:
@@ -121,7 +141,7 @@ def load(drop: Path) -> None:
 
 def run_missing() -> None:
     """Evaluate every model of prod for what was loaded since its last run."""
-    environment = context().state_reader.get_environment(PROD)
+    environment = deployed().state_reader.get_environment(PROD)
     if environment is None:
         raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
     if not environment.finalized_ts:
@@ -130,7 +150,7 @@ def run_missing() -> None:
             "wait for it, or run `make deploy`, which goes on where that one stopped",
             Exit.MISMATCH,
         )
-    snapshots = context().state_reader.get_snapshots(environment.snapshots).values()
+    snapshots = deployed().state_reader.get_snapshots(environment.snapshots).values()
     stored = [snapshot for snapshot in snapshots if not (snapshot.is_symbolic or snapshot.is_seed)]
     done_to = min(snapshot.intervals[-1][1] if snapshot.intervals else 0 for snapshot in stored)
     if not _has_landed_since(datetime.fromtimestamp(done_to / 1000, UTC)):
@@ -138,7 +158,7 @@ def run_missing() -> None:
         return
     now = _server_now()
     with _sqlmesh("the run did not finish"):
-        context().run(PROD, ignore_cron=True, end=now, execution_time=now)
+        deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
     _say_what_waits()
 
 

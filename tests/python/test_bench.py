@@ -33,12 +33,12 @@ def admin(server: Home) -> Iterator[connection]:
 @pytest.fixture(scope="module")
 def marts(admin: connection) -> Iterator[list[Mart]]:
     """The derivation, with the seeds in the test's server."""
-    pipeline.context.cache_clear()
+    pipeline.deployed.cache_clear()
     context = pipeline.context()
     contenders.prepare(admin, context)
     yield derive(context)
     context.close()
-    pipeline.context.cache_clear()
+    pipeline.deployed.cache_clear()
     with admin.cursor() as cursor:
         cursor.execute(f"DROP OWNED BY {contenders.LOGIN} CASCADE; DROP ROLE {contenders.LOGIN}")
 

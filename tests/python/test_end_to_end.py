@@ -45,7 +45,7 @@ class Warehouse:
         for name, value in self.reporting.items():
             self.patch.setenv(name, value)
         forget_caches()
-        pipeline.context.cache_clear()
+        pipeline.deployed.cache_clear()
         embedded.up()
         bootstrap.apply()
         export_environment()
@@ -53,7 +53,7 @@ class Warehouse:
 
     def __exit__(self, *_: object) -> None:
         pipeline.context().close()
-        pipeline.context.cache_clear()
+        pipeline.deployed.cache_clear()
         self.patch.undo()
         forget_caches()
 
@@ -92,7 +92,7 @@ class Warehouse:
         self.patch.setenv("REPORTING_TIMEZONE", zone)
         self.patch.setenv("REPORTING_CURRENCY", currency)
         forget_caches()
-        pipeline.context.cache_clear()
+        pipeline.deployed.cache_clear()
         export_environment()
         now = pipeline._server_now()
         pipeline.context().plan(
@@ -512,7 +512,7 @@ def test_a_deployment_that_died_is_told_and_mended(warehouse: Warehouse) -> None
     with closing(connect("sqlmesh_state_user")) as state, state.cursor() as cursor:
         cursor.execute("UPDATE sqlmesh._environments SET finalized_ts = NULL WHERE name = 'prod'")
         state.commit()
-    pipeline.context.cache_clear()
+    pipeline.deployed.cache_clear()
     with pytest.raises(WarehouseError, match="a deployment is at work, or one did not finish") as failure:
         pipeline.refresh()
     assert failure.value.code == Exit.MISMATCH

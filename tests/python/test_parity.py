@@ -47,7 +47,8 @@ def second(warehouse: Warehouse) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAREHOUSE_GATEWAY", "duckdb")
         forget_caches()
-        context = pipeline.context.__wrapped__()
+        context = pipeline.deployed.__wrapped__()
+        context.load()
     forget_caches()
     export_environment()
     yield context

@@ -21,10 +21,10 @@ UNIT_TESTS = [
 @pytest.fixture(scope="module")
 def project(server: Home) -> Iterator[Context]:
     """The project, loaded once."""
-    pipeline.context.cache_clear()
+    pipeline.deployed.cache_clear()
     yield pipeline.context()
     pipeline.context().close()
-    pipeline.context.cache_clear()
+    pipeline.deployed.cache_clear()
 
 
 @pytest.mark.parametrize(("path", "name"), UNIT_TESTS, ids=[name for _, name in UNIT_TESTS])
