@@ -257,6 +257,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
                         write_csv(engine, frame.iloc[start : start + CHUNK_ROWS], types, f"/dev/fd/{writer}")
             except BaseException as failure:  # goes on in the main thread
                 failures.append(failure)
+                _engine.cache_clear()  # after some errors DuckDB refuses all further work
             finally:
                 os.close(writer)
 
