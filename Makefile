@@ -57,6 +57,9 @@ generate: $(VENV)/runtime ## A made-up shop of any size: make generate ORDERS=10
 	@$(RUN) generate $(if $(DROP),"$(DROP)") $(if $(ORDERS),--orders "$(ORDERS)") $(if $(DAYS),--days "$(DAYS)") \
 	  $(if $(SEED),--seed "$(SEED)") $(if $(DIRT),--dirt)
 
+audit: $(VENV)/runtime ## Every check over whole tables; a run looks only at what it replaces.
+	@$(RUN) audit
+
 ##@ Changes
 
 plan: $(VENV)/runtime ## Show what your changes change, and build them in your own environment.

@@ -39,7 +39,7 @@ def _evaluate(original: Callable[..., Any], audit: Callable[..., Any]) -> Callab
                 results = audit(self, snapshot, **of_audits)
                 if refusals := [result for result in results if result.count and result.blocking]:
                     for result in refusals:
-                        _keep_first_rows(adapter, result.query)
+                        keep_first_rows(adapter, result.query)
                     raise _Refused
                 if replaced_key(adapter):
                     adapter.execute(f"DROP TABLE {TOUCHED}")
@@ -51,7 +51,7 @@ def _evaluate(original: Callable[..., Any], audit: Callable[..., Any]) -> Callab
     return evaluate
 
 
-def _keep_first_rows(adapter: Any, query: exp.Query) -> None:
+def keep_first_rows(adapter: Any, query: exp.Query) -> None:
     """What an audit found goes with its query, to be told: after the rollback nobody can ask again."""
     rows = adapter.fetchdf(exp.select("*").from_(query.copy().subquery("found")).limit(3), quote_identifiers=True)
     query.meta[FIRST_ROWS] = [

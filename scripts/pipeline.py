@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlmesh.utils.errors import AuditError
 
 PROD = "prod"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # How ops.acquire_run_lock says that nothing was done (config/postgres/ops.sql).
 BUSY = ("another sqlmesh plan or run is at work", "this machine's clock is")
@@ -160,6 +161,44 @@ def run_missing() -> None:
     with _sqlmesh("the run did not finish"):
         deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
     _say_what_waits()
+
+
+def audit() -> None:
+    """Every check of prod over whole tables; a run looks only at what it replaces.
+
+    Raises WarehouseError (DATA_QUALITY) when a check fails that would have stopped a run. Others are told, too.
+    """
+    from sqlglot import exp
+    from sqlmesh.utils.errors import AuditError
+
+    from scripts.evaluator import keep_first_rows
+
+    environment = deployed().state_reader.get_environment(PROD)
+    if environment is None:
+        raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
+    snapshots = {s.name: s for s in deployed().state_reader.get_snapshots(environment.snapshots).values()}
+    now, checks, refusals = _server_now(), 0, 0
+    for snapshot in snapshots.values():
+        if not snapshot.is_model or snapshot.is_symbolic:
+            continue
+        with _sqlmesh(f"the checks of {snapshot.model.name} did not run"):
+            results = deployed().snapshot_evaluator.audit(
+                snapshot, snapshots=snapshots, start=EPOCH, end=now, execution_time=now
+            )
+        checks += len(results)
+        for result in results:
+            if result.count:
+                refusals += result.blocking
+                assert isinstance(result.query, exp.Query)
+                keep_first_rows(deployed().engine_adapter, result.query)
+                _say(_finding(AuditError(result.audit.name, {}, result.count, result.query, snapshot.model)))
+    if refusals:
+        raise WarehouseError(
+            f"{refusals} of {checks} checks failed",
+            "do what is said above, then run `make audit` again",
+            Exit.DATA_QUALITY,
+        )
+    _say(f"{checks} checks over whole tables: all is well")
 
 
 def _say_what_waits() -> None:

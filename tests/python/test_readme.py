@@ -7,7 +7,12 @@ import pytest
 
 from scripts.settings import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "seeds" / "README.md", ROOT / "bench" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "seeds" / "README.md",
+    ROOT / "bench" / "README.md",
+]
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 MODELS = {f"{path.relative_to(ROOT / 'models').parts[0]}.{path.stem}" for path in (ROOT / "models").rglob("*.*")}
 
