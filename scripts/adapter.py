@@ -275,6 +275,24 @@ class WarehouseAdapter(PostgresEngineAdapter):
             if track_rows_processed:
                 self._record_execution_stats(statement, len(frame))
 
+    def columns(self, table_name: Any, include_pseudo_columns: bool = False) -> ColumnTypes:
+        """Names and types of a table's columns; asked before every audit, so without a syntax tree for the question."""
+        table = exp.to_table(table_name)
+        name = exp.table_(table.name, db=table.db, quoted=True).sql(self.dialect)
+        self.cursor.execute(
+            """
+            SELECT attname, FORMAT_TYPE(atttypid, atttypmod)
+            FROM pg_attribute
+            WHERE attrelid = TO_REGCLASS(%s) AND attnum > 0 AND NOT attisdropped
+            ORDER BY attnum
+            """,
+            [name],
+        )
+        columns = {column: _data_type(text).copy() for column, text in self.cursor.fetchall()}
+        if not columns:
+            raise SQLMeshError(f"there is no table {name}")
+        return columns
+
     def create_view(self, view_name: Any, query_or_df: Any, *args: Any, **kwargs: Any) -> None:
         """CREATE OR REPLACE VIEW where PostgreSQL allows it, else DROP ... CASCADE that names what goes along."""
         if not kwargs.get("replace", True) or kwargs.get("materialized"):
@@ -321,6 +339,11 @@ class WarehouseAdapter(PostgresEngineAdapter):
             """
         )
         return [row[0] for row in rows]
+
+
+@cache
+def _data_type(text: str) -> exp.DataType:
+    return exp.DataType.build(text, dialect="postgres", udt=True)
 
 
 class WarehouseConnection(PostgresConnectionConfig):

@@ -36,6 +36,7 @@ def deployed() -> "Context":
     export_environment()
     for login in ("sqlmesh_user", "sqlmesh_state_user"):
         connect(login).close()  # says what is wrong with the server, and at once
+    os.environ.setdefault("MAX_FORK_WORKERS", "1")  # of SQLMesh: forking costs a project of this size a second of CPU
     from sqlmesh import Context, configure_logging  # 2 s of import, only for the commands that need it
     from sqlmesh.core.console import configure_console
 
@@ -86,12 +87,13 @@ def deploy() -> None:
     """
     environment = context().state_reader.get_environment(PROD)
     is_first = environment is None
-    with _sqlmesh("the plan for prod was not made"):
-        has_changes = context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
-    if environment and environment.finalized_ts and not has_changes:
-        _say("prod has the code of this folder already")
-        run_missing()
-        return
+    if environment and environment.finalized_ts:
+        with _sqlmesh("the plan for prod was not made"):
+            has_changes = context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
+        if not has_changes:
+            _say("prod has the code of this folder already")
+            run_missing()
+            return
     with _sqlmesh("the plan for prod was not applied"):
         context().plan(
             PROD,
