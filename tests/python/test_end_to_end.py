@@ -419,7 +419,7 @@ FAULTS = {
     "revenue_spike": (
         "marts.daily_revenue",
         "INSERT INTO {t} (order_date, gross_revenue)"
-        " SELECT DATE '2030-01-01' + n, CASE WHEN n < 3 THEN 900000 ELSE 0 END FROM GENERATE_SERIES(0, 40) AS n",
+        " SELECT DATE '2030-01-01' + n, CASE WHEN n < 9 THEN 900000 ELSE 0 END FROM GENERATE_SERIES(0, 400) AS n",
     ),
 }
 

@@ -338,8 +338,7 @@ def test_the_warehouse_holds_what_the_manifest_says(homes: Path, tmp_path: Path,
             assert {row[0]: row[2] for row in sold} == manifest.gross_revenue
             assert {row[0]: row[3] for row in sold} == manifest.net_sales
             paid_back = warehouse.read(
-                "SELECT currency, SUM(amount) FROM marts.fct_refunds INNER JOIN marts.fct_orders USING (order_id)"
-                " WHERE fct_orders.is_counted GROUP BY 1"
+                "SELECT currency, SUM(amount) FROM marts.fct_refunds WHERE is_counted AND NOT order_id IS NULL GROUP BY 1"
             )
             assert dict(paid_back) == {currency: amount for currency, amount in manifest.refunds.items() if amount}
             assert warehouse.differences(tmp_path) == {}
