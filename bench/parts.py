@@ -36,7 +36,7 @@ LANDING = ", ".join(f"landing.{table}" for table in (*TABLES, "files", "rejects"
 QUERIES = Path(__file__).parent / "queries.sql"
 CLIENTS = 4
 FRAME_ROWS, STOCK_ROWS = 1_000_000, 20_000
-GROWTH_YEARS = 10
+GROWTH_YEARS = (2, 20)  # of as many orders a day; corrections reach two years back
 GROWN = 12
 
 
@@ -409,14 +409,14 @@ def frame_of(rows: int) -> pd.DataFrame:
 
 
 def growth(use: Callable[[Path], None], root: Path, orders: int, say: Callable[[str], None]) -> Figures:
-    """What a day's run touches after one year, and after ten years of as many orders a day."""
+    """What a day's run touches after two years, and after twenty years of as many orders a day."""
     touched: dict[str, dict[str, int]] = {}
     texts: dict[str, str] = {}
     figures: Figures = {}
-    for name, years in (("small", 1), ("large", GROWTH_YEARS)):
-        history = orders * years // GROWTH_YEARS
+    for name, years in zip(("small", "large"), GROWTH_YEARS, strict=True):
+        history = orders * years // GROWTH_YEARS[1]
         with home(use, root / name) as at:
-            say(f"growth: {history:,} orders in {years} year(s)")
+            say(f"growth: {history:,} orders in {years} years")
             before, day = drops(at.root, history, 1, span=365 * years)
             at.take(before)
             ours = SqlMesh()

@@ -764,7 +764,7 @@ class _Shop:
             last_day=self.span + self.days - 1,
             first_customers=first_customers,
             scatter=customers * 5 // 4,
-            products=max(60, min(5_000, self.orders // 200)),
+            products=max(60, min(5_000, self.orders * 4 // self.span)),  # of a shop's size, not of its age
             corrections=max(1, round(self.orders / self.span / CORRECTIONS)),
         )
         self.run(_TICKETS)

@@ -51,7 +51,7 @@ WITH touched AS (
   WHERE
     @loaded() AND NOT refund_date IS NULL
   UNION
-  /* a month has a product of rank 1 */
+  /* the rows of a month agree on whether it is over, so one of them tells */
   SELECT
     spine.month
   FROM (
@@ -60,10 +60,18 @@ WITH touched AS (
       is_month_complete
     FROM marts.dim_dates
   ) AS spine
-  INNER JOIN marts.product_performance AS present
-    ON spine.month = present.month
   WHERE
-    present.revenue_rank = 1 AND spine.is_month_complete <> present.is_complete
+    spine.is_month_complete <> (
+      SELECT
+        one.is_complete
+      FROM marts.product_performance AS one
+      WHERE
+        one.month = spine.month
+      ORDER BY
+        one.revenue_rank,
+        one.product_id
+      LIMIT 1
+    )
 ), days AS (
   SELECT
     date_day,
@@ -138,4 +146,4 @@ FROM joined;
 
 @create_index(product_id, month, unique := TRUE);
 
-@create_index(month, revenue_rank)
+@create_index(month, revenue_rank, product_id)

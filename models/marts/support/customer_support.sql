@@ -36,18 +36,34 @@ WITH touched AS (
   WHERE
     @loaded() AND NOT customer_id IS NULL
   UNION
+  /* the rows of a month agree on whether it is over, so one of them tells */
   SELECT
     present.customer_id
-  FROM (
-    SELECT DISTINCT
-      month,
-      is_month_complete
-    FROM marts.dim_dates
-  ) AS spine
-  INNER JOIN marts.customer_support AS present
-    ON spine.month = present.month
+  FROM marts.customer_support AS present
+  CROSS JOIN (
+    SELECT
+      MIN(spine.month) AS first_month,
+      MAX(spine.month) AS last_month
+    FROM (
+      SELECT DISTINCT
+        month,
+        is_month_complete
+      FROM marts.dim_dates
+    ) AS spine
+    WHERE
+      spine.is_month_complete <> (
+        SELECT
+          one.is_complete
+        FROM marts.customer_support AS one
+        WHERE
+          one.month = spine.month
+        ORDER BY
+          one.customer_id
+        LIMIT 1
+      )
+  ) AS changed
   WHERE
-    spine.is_month_complete <> present.is_complete
+    present.month BETWEEN changed.first_month AND changed.last_month
 ), tickets AS (
   SELECT
     ticket_id,
@@ -143,4 +159,4 @@ FROM months;
 
 @create_index(customer_id, month, unique := TRUE);
 
-@create_index(month)
+@create_index(month, customer_id)
