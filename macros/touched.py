@@ -4,6 +4,8 @@ from sqlglot import exp
 from sqlmesh import macro
 from sqlmesh.core.macros import MacroEvaluator
 
+from macros.loaded import recorded_intervals
+
 STORED_STAGES = ("creating", "evaluating")
 
 TOUCHED = "touched"
@@ -16,12 +18,15 @@ REPLACED_KEY = {
 
 
 @macro()
-def touched(evaluator: MacroEvaluator, column: exp.Column, key: exp.Column | None = None) -> exp.Expr:
+def touched(
+    evaluator: MacroEvaluator, column: exp.Column, key: exp.Column | None = None, may_be_empty: exp.Expr | None = None
+) -> exp.Expr:
     """Keep the rows whose key a load has touched: `column IN (SELECT key FROM touched)`; TRUE where the table is empty.
 
     The model's first CTE is named `touched` and lists those keys. `key` is their name there, where `column` has
     another. Recomputing everything into an empty table is right and far cheaper than asking for each key, so the filter
-    vanishes there; it also vanishes in unit tests, which test the CTE by itself.
+    vanishes there; it also vanishes in unit tests, which test the CTE by itself. Where an empty table is nothing
+    unusual, `may_be_empty := TRUE` lets it vanish in a new table alone, or every run would recompute everything.
 
     Example:
         >>> from macros.touched import touched
@@ -31,16 +36,18 @@ def touched(evaluator: MacroEvaluator, column: exp.Column, key: exp.Column | Non
     for argument in (column, key or column):
         if not isinstance(argument, exp.Column):
             raise ValueError(f"@touched takes columns, not {argument.sql(dialect=evaluator.dialect)}")
-    if not is_filtered(evaluator):
+    if not is_filtered(evaluator, may_be_empty == exp.true()):
         return exp.true()
     keys = exp.select(exp.column((key or column).name, table=TOUCHED)).from_(TOUCHED)
     return column.isin(query=keys)
 
 
-def is_filtered(evaluator: MacroEvaluator) -> bool:
+def is_filtered(evaluator: MacroEvaluator, may_be_empty: bool = False) -> bool:
     """Whether the query at hand is of the touched keys only."""
     stage = evaluator.locals["runtime_stage"]
-    return stage != "testing" and not (stage in STORED_STAGES and _is_empty(evaluator))
+    if stage not in STORED_STAGES:
+        return bool(stage != "testing")
+    return bool(recorded_intervals(evaluator)) if may_be_empty else not _is_empty(evaluator)
 
 
 def _is_empty(evaluator: MacroEvaluator) -> bool:

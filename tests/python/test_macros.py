@@ -169,6 +169,18 @@ class Snapshot:
         return "analytics.t__1" if is_deployable else "analytics.t__1__dev"
 
 
+@pytest.mark.parametrize("intervals", [[], [(0, 7)]])
+def test_touched_stays_for_a_table_that_may_be_empty_once_it_has_been_built(intervals: list[tuple[int, int]]) -> None:
+    sql = render(
+        "SELECT 1 FROM t WHERE @touched(a, may_be_empty := TRUE)",
+        stage=RuntimeStage.EVALUATING,
+        engine_adapter=Table(exists=True, rows=0),
+        this_model=exp.to_table("analytics.t__1"),
+        snapshot=Snapshot(intervals, []),
+    )
+    assert ("IN (SELECT touched.a FROM touched)" in sql) is bool(intervals)
+
+
 HOUR = 1_772_359_200_000  # 2026-03-01 10:00:00 UTC
 HALF = HOUR + 1_800_500  # 10:30:00.5
 

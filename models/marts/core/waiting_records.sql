@@ -43,7 +43,7 @@ WITH touched AS (
     updated_at AS waiting_since
   FROM staging.order_items AS order_items
   WHERE
-    @touched(order_id, parent_id)
+    @touched(order_id, parent_id, may_be_empty := TRUE)
     AND NOT EXISTS(
       SELECT
         1
@@ -61,7 +61,7 @@ WITH touched AS (
     updated_at AS waiting_since
   FROM staging.refunds AS refunds
   WHERE
-    @touched(order_id, parent_id)
+    @touched(order_id, parent_id, may_be_empty := TRUE)
     AND NOT order_id IS NULL
     AND NOT EXISTS(
       SELECT
@@ -80,7 +80,7 @@ WITH touched AS (
     occurred_at AS waiting_since
   FROM staging.ticket_events AS ticket_events
   WHERE
-    @touched(ticket_id, parent_id)
+    @touched(ticket_id, parent_id, may_be_empty := TRUE)
     AND NOT EXISTS(
       SELECT
         1
