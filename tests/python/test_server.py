@@ -444,13 +444,15 @@ def _python_for_everyone() -> str | None:
     """A Python of this version that any account can run: the one behind the venv may be in root's home."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for program in (sys.executable, shutil.which(name, path="/usr/bin:/usr/local/bin")):
-        with suppress(OSError):
-            if program and subprocess.run([program, "-c", ""], user="nobody", cwd="/", check=False).returncode == 0:
+        with suppress(OSError):  # a program, or a checkout, that only root may enter
+            if program and subprocess.run([program, "-c", "import scripts"], user="nobody", cwd=ROOT).returncode == 0:
                 return program
     return None
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not _python_for_everyone(), reason="needs root and a Python for all")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not _python_for_everyone(), reason="needs root, and a Python and a checkout for all"
+)
 def test_as_an_ordinary_user(homes: Path) -> None:
     python, mine = _python_for_everyone(), homes / "ordinary"
     mine.mkdir()
