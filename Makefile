@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql load refresh generate plan deploy check format lock bench parity soak reference-data
+.PHONY: help run test init up down status env psql load refresh audit generate plan deploy check format lock bench parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
