@@ -11,6 +11,8 @@ STORED_STAGES = ("creating", "evaluating")
 TOUCHED = "touched"
 """The first CTE of an incremental model; in the transaction that replaces its rows, a temporary table of that name."""
 
+IS_EMPTY = "is_empty"  # of the evaluator's locals
+
 REPLACED_KEY = {
     "postgres": "SELECT attname FROM pg_attribute WHERE attrelid = TO_REGCLASS('pg_temp.touched') AND attnum = 1",
     "duckdb": "SELECT column_name FROM duckdb_columns() WHERE database_name = 'temp' AND table_name = 'touched'",
@@ -51,9 +53,14 @@ def is_filtered(evaluator: MacroEvaluator, may_be_empty: bool = False) -> bool:
 
 
 def _is_empty(evaluator: MacroEvaluator) -> bool:
-    table = exp.to_table(evaluator.locals["this_model"], dialect=evaluator.dialect)
-    adapter = evaluator.engine_adapter
-    return not adapter.table_exists(table) or adapter.fetchone(exp.select("1").from_(table).limit(1)) is None
+    """Asked once while a query is rendered: an answer that changed halfway would filter half of it."""
+    if IS_EMPTY not in evaluator.locals:
+        table = exp.to_table(evaluator.locals["this_model"], dialect=evaluator.dialect)
+        adapter = evaluator.engine_adapter
+        evaluator.locals[IS_EMPTY] = (
+            not adapter.table_exists(table) or adapter.fetchone(exp.select("1").from_(table).limit(1)) is None
+        )
+    return bool(evaluator.locals[IS_EMPTY])
 
 
 def replaced_key(adapter: Any) -> str | None:

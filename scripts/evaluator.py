@@ -33,6 +33,8 @@ def _evaluate(original: Callable[..., Any], audit: Callable[..., Any]) -> Callab
         _audited.results = None
         of_audits = {name: value for name, value in kwargs.items() if name not in _NOT_OF_AUDITS}
         adapter, wap_id = self.get_adapter(snapshot.model_gateway), None
+        if _is_standing_view(snapshot, adapter, kwargs.get("deployability_index")):
+            return None
         try:
             with adapter.transaction():
                 wap_id = original(self, snapshot, **kwargs)
@@ -49,6 +51,16 @@ def _evaluate(original: Callable[..., Any], audit: Callable[..., Any]) -> Callab
         return wap_id
 
     return evaluate
+
+
+def _is_standing_view(snapshot: Snapshot, adapter: Any, deployability_index: Any) -> bool:
+    """A view that is there and has nothing to check: SQLMesh would render its query, then leave it as it is."""
+    if not (snapshot.is_model and snapshot.model.kind.is_view and adapter.HAS_VIEW_BINDING):
+        return False
+    model, is_deployable = snapshot.model, not deployability_index or deployability_index.is_deployable(snapshot)
+    intervals = snapshot.intervals if is_deployable else snapshot.dev_intervals
+    has_more = snapshot.is_materialized_view or model.audits or model.pre_statements or model.post_statements
+    return bool(intervals and not has_more and adapter.table_exists(snapshot.table_name(is_deployable)))
 
 
 def keep_first_rows(adapter: Any, query: exp.Query) -> None:

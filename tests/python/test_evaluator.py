@@ -60,7 +60,7 @@ class Session:
 )
 def test_audits_come_before_the_commit_and_once(count: int, blocking: bool, ending: list[str]) -> None:
     session = Session()
-    snapshot: Any = SimpleNamespace(model_gateway=None, snapshot_id="s", name="s")
+    snapshot: Any = SimpleNamespace(model_gateway=None, snapshot_id="s", name="s", is_model=False)
     sqlmesh: Any = SimpleNamespace(get_adapter=lambda _: session)
     result = SimpleNamespace(count=count, blocking=blocking, query=exp.select("1"))
 
@@ -80,3 +80,43 @@ def test_audits_come_before_the_commit_and_once(count: int, blocking: bool, endi
     assert session.events[-1] == ending[-1]
     audit(sqlmesh, snapshot, start=1)  # somebody else's call: asked
     assert session.events[-1] == "audit"
+
+
+@pytest.mark.parametrize(
+    ("change", "is_evaluated"),
+    [
+        ({}, False),
+        ({"exists": False}, True),
+        ({"intervals": []}, True),
+        ({"audits": [("grain_is_unique", {})]}, True),
+        ({"post_statements": ["GRANT"]}, True),
+        ({"is_view": False}, True),
+        ({"binds": False}, True),
+    ],
+)
+def test_a_view_that_is_there_is_left_alone(change: dict[str, Any], is_evaluated: bool) -> None:
+    case = {"exists": True, "intervals": [(0, 1)], "audits": [], "post_statements": [], "is_view": True, "binds": True}
+    case |= change
+    session: Any = Session()
+    session.HAS_VIEW_BINDING = case["binds"]
+    session.table_exists = lambda name: case["exists"] and name == "analytics_raw.orders__1"
+    model = SimpleNamespace(
+        kind=SimpleNamespace(is_view=case["is_view"]),
+        audits=case["audits"],
+        pre_statements=[],
+        post_statements=case["post_statements"],
+    )
+    snapshot: Any = SimpleNamespace(
+        model_gateway=None,
+        snapshot_id="v",
+        name="v",
+        is_model=True,
+        is_materialized_view=False,
+        model=model,
+        intervals=case["intervals"],
+        dev_intervals=[],
+        table_name=lambda is_deployable: "analytics_raw.orders__1",
+    )
+    sqlmesh: Any = SimpleNamespace(get_adapter=lambda _: session)
+    evaluator._evaluate(lambda *_, **__: session.events.append("write"), lambda *_, **__: [])(sqlmesh, snapshot)
+    assert ("write" in session.events) == is_evaluated
