@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .warehouse/bench/venv/ready
 RUN := $(BIN)/python -m scripts
+STATIC := echo "checking style and types" && $(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && $(BIN)/mypy
+# Two processes, each with servers of its own; a file's tests share theirs.
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-emit-index-url --no-emit-find-links --no-annotate --no-header
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
@@ -20,9 +23,10 @@ help: ## List the commands.
 run: $(VENV)/sample ## Everything from nothing to marts, on a year of real baskets; prints what they say.
 	@$(RUN) run
 
-test: check ## All tests, on servers of their own.
+test: $(VENV)/dev $(VENV)/sample ## All tests, on servers of their own.
+	@$(STATIC)
 	@echo "running all tests"
-	@$(BIN)/python -m pytest
+	@$(TESTS)
 
 ##@ The server
 
@@ -69,9 +73,8 @@ deploy: $(VENV)/runtime ## Bring prod to the code in this folder, and up to now.
 	@$(RUN) deploy
 
 check: $(VENV)/dev $(VENV)/sample ## Format, lint, types, unit tests and the fast tests: before every commit.
-	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(STATIC)
+	@$(TESTS) -m "not slow"
 
 parity: $(VENV)/dev ## The same batches on PostgreSQL and DuckDB: every model must be equal.
 	@$(BIN)/python -m pytest tests/python/test_parity.py --capture=no --show-capture=no
