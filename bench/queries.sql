@@ -3,7 +3,7 @@
 -- name: revenue by day and segment
 SELECT order_date, segment, orders, customers, net_sales, median_order_value
 FROM marts.daily_segment_metrics
-WHERE order_date > (SELECT MAX(as_of_date) FROM marts.dim_dates) - 365
+WHERE order_date > (SELECT MAX(date_day) FROM marts.dim_dates) - 365
 ORDER BY order_date, segment;
 
 -- name: top customers
@@ -46,7 +46,7 @@ LIMIT 20;
 -- name: support by priority
 SELECT priority, SUM(tickets_created) AS tickets, SUM(tickets_solved) AS solved, SUM(sla_met_tickets) AS sla_met
 FROM marts.support_daily
-WHERE created_date > (SELECT MAX(as_of_date) FROM marts.dim_dates) - 90
+WHERE created_date > (SELECT MAX(date_day) FROM marts.dim_dates) - 90
 GROUP BY priority
 ORDER BY priority;
 
@@ -60,7 +60,7 @@ ORDER BY orders.order_date, orders.order_id, items.line_number;
 -- name: backlog
 SELECT date_day, priority, open_tickets
 FROM marts.ticket_backlog
-WHERE date_day > (SELECT MAX(as_of_date) FROM marts.dim_dates) - 90
+WHERE date_day > (SELECT MAX(date_day) FROM marts.dim_dates) - 90
 ORDER BY date_day, priority;
 
 -- name: new and returning
@@ -71,6 +71,6 @@ ORDER BY month;
 -- name: refunds by day
 SELECT refund_date, COUNT(*) AS refund_count, SUM(refunds) AS refunds
 FROM marts.fct_refunds
-WHERE refund_date > (SELECT MAX(as_of_date) FROM marts.dim_dates) - 90
+WHERE refund_date > (SELECT MAX(date_day) FROM marts.dim_dates) - 90
 GROUP BY refund_date
 ORDER BY refund_date;

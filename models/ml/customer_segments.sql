@@ -14,7 +14,7 @@ MODEL (
     order_days = 'Local days with a counted order.',
     orders = 'Counted orders: what frequency_score scores.',
     net_revenue = 'Net sales less refunds (order basis), in the reporting currency: what monetary_score scores.',
-    last_order_date = 'Local day of the last counted order: what recency_score scores. Recency is marts.dim_dates.as_of_date less this day.',
+    last_order_date = 'Local day of the last counted order: what recency_score scores. Recency is the last date_day of marts.dim_dates less this day.',
     recency_score = '1 to 5.',
     frequency_score = '1 to 5.',
     monetary_score = '1 to 5.'

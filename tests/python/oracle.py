@@ -286,7 +286,7 @@ MARTS = {
         ) LEFT JOIN products AS k USING (product_id) WHERE product_id IS NOT NULL
     """,
     "marts.dim_dates": """
-        SELECT d AS date_day, as_of AS as_of_date, last_day(d) <= as_of AS is_month_complete,
+        SELECT d AS date_day, last_day(d) <= as_of AS is_month_complete,
           isodow(d) AS day_of_week, isodow(d) IN (6, 7) AS is_weekend, year(d) AS year_number, day(d) AS day_of_month,
           make_date(year(d), month(d), 1) AS month, make_date(year(d), quarter(d) * 3 - 2, 1) AS quarter,
           d - isodow(d)::INT + 1 AS week, holiday_name IS NOT NULL AS is_holiday, holiday_name

@@ -55,7 +55,7 @@ def test_the_tickets_change_no_sales_and_no_day(home: Home) -> None:
               COUNT(*) FILTER (WHERE orders.order_id IS NULL OR orders.customer_id <> tickets.customer_id),
               COUNT(*) FILTER (WHERE created_at < orders.ordered_at),
               MAX(GREATEST(created_at, full_resolution_at)) <= (SELECT MAX(ordered_at) FROM marts.fct_orders),
-              (SELECT MAX(as_of_date)::TEXT FROM marts.dim_dates)
+              (SELECT MAX(date_day)::TEXT FROM marts.dim_dates)
             FROM marts.fct_tickets AS tickets LEFT JOIN marts.fct_orders AS orders USING (order_id)
             """
         )

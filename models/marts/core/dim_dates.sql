@@ -1,6 +1,9 @@
 MODEL (
   name marts.dim_dates,
-  kind FULL,
+  kind CUSTOM (
+    materialization 'replace_touched',
+    materialization_properties (key = month)
+  ),
   owner commerce,
   tags (marts, core),
   grain date_day,
@@ -16,58 +19,78 @@ MODEL (
     is_weekend = 'True on Saturday and Sunday.',
     is_holiday = 'True on a public holiday of the country that the variable holiday_country names.',
     holiday_name = 'Its name; NULL on other days.',
-    is_month_complete = 'False: the month ends after the as-of day, so more may come.',
-    as_of_date = 'The as-of day, the same in every row (docs/decisions/0015-as-of-day.md).'
+    is_month_complete = 'False: the month ends after the as-of day, so more may come.'
   ),
   audits (
     grain_is_unique(columns := date_day)
   )
 );
 
-WITH instants AS (
+WITH touched AS (
+  /* what changes lies between where the days began and begin, or between where they ended and end */
   SELECT
-    MIN(ordered_at) AS first_at,
-    MAX(ordered_at) AS last_at
-  FROM staging.orders
-  UNION ALL
-  SELECT
-    MIN(refunded_at) AS first_at,
-    MAX(refunded_at) AS last_at
-  FROM staging.refunds
-  UNION ALL
-  SELECT
-    MIN(occurred_at) AS first_at,
-    MAX(occurred_at) AS last_at
-  FROM staging.ticket_events
-  UNION ALL
-  SELECT
-    MIN(created_at) AS first_at,
-    MAX(created_at) AS last_at
-  FROM staging.tickets
-), bounds AS (
-  SELECT
-    @local_date(MIN(first_at)) AS first_date,
-    @local_date(MAX(last_at)) AS as_of_date
-  FROM instants
+    months.month
+  FROM (
+    SELECT
+      spine.date_month AS month
+    FROM (
+      @date_spine(
+        (
+          SELECT
+            first_date
+          FROM staging.covered_days
+        ),
+        (
+          SELECT
+            as_of_date
+          FROM staging.covered_days
+        ),
+        'month'
+      )
+    ) AS spine
+    UNION
+    SELECT
+      present.month
+    FROM marts.dim_dates AS present
+  ) AS months
+  CROSS JOIN staging.covered_days AS covered
+  CROSS JOIN (
+    SELECT
+      MIN(days.date_day) AS first_date,
+      MAX(days.date_day) AS last_date
+    FROM marts.dim_dates AS days
+  ) AS present
+  WHERE
+    covered.first_date IS NULL
+    OR (
+      covered.first_date <> present.first_date
+      AND months.month <= GREATEST(covered.first_date, present.first_date)
+    )
+    OR (
+      covered.as_of_date <> present.last_date
+      AND months.month >= DATE_TRUNC('MONTH', LEAST(covered.as_of_date, present.last_date))
+    )
 ), spine AS (
   SELECT
-    date_day,
-    DATE_TRUNC('MONTH', date_day)::DATE AS month
+    days.date_day,
+    DATE_TRUNC('MONTH', days.date_day)::DATE AS month,
+    covered.as_of_date
   FROM (
     @date_spine(
       (
         SELECT
           first_date
-        FROM bounds
+        FROM staging.covered_days
       ),
       (
         SELECT
           as_of_date
-        FROM bounds
+        FROM staging.covered_days
       ),
       'day'
     )
   ) AS days
+  CROSS JOIN staging.covered_days AS covered
 )
 SELECT
   spine.date_day::DATE,
@@ -80,11 +103,13 @@ SELECT
   @iso_weekday(spine.date_day) >= 6 AS is_weekend,
   NOT holidays.holiday_date IS NULL AS is_holiday,
   holidays.holiday_name::TEXT,
-  DATE_TRUNC('MONTH', spine.month + 31)::DATE - 1 <= bounds.as_of_date AS is_month_complete,
-  bounds.as_of_date::DATE
+  DATE_TRUNC('MONTH', spine.month + 31)::DATE - 1 <= spine.as_of_date AS is_month_complete
 FROM spine
-CROSS JOIN bounds
 LEFT JOIN staging.holidays AS holidays
-  ON spine.date_day = holidays.holiday_date;
+  ON spine.date_day = holidays.holiday_date
+WHERE
+  @touched(spine.month);
 
-@create_index(date_day, unique := TRUE)
+@create_index(date_day, unique := TRUE);
+
+@create_index(month)

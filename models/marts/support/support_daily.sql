@@ -63,11 +63,16 @@ WITH touched AS (
     AND tickets.first_reply_due_date <= GREATEST(days.as_of_date, present.as_of_date)
 ), days AS (
   SELECT
-    date_day AS created_date,
-    as_of_date
-  FROM marts.dim_dates
+    dates.date_day AS created_date,
+    last_day.as_of_date
+  FROM marts.dim_dates AS dates
+  CROSS JOIN (
+    SELECT
+      MAX(date_day) AS as_of_date
+    FROM marts.dim_dates
+  ) AS last_day
   WHERE
-    @touched(date_day, created_date)
+    @touched(dates.date_day, created_date)
 ), lines AS (
   SELECT DISTINCT
     days.created_date,

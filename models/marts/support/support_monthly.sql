@@ -72,13 +72,18 @@ WITH touched AS (
     present.sla_missed_tickets <> daily.sla_missed_tickets
 ), days AS (
   SELECT
-    date_day,
-    month,
-    is_month_complete,
-    as_of_date
-  FROM marts.dim_dates
+    dates.date_day,
+    dates.month,
+    dates.is_month_complete,
+    last_day.as_of_date
+  FROM marts.dim_dates AS dates
+  CROSS JOIN (
+    SELECT
+      MAX(date_day) AS as_of_date
+    FROM marts.dim_dates
+  ) AS last_day
   WHERE
-    @touched(month)
+    @touched(dates.month)
 ), lines AS (
   SELECT DISTINCT
     days.month,

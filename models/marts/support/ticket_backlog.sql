@@ -23,15 +23,14 @@ WITH touched AS (
   SELECT
     days.date_day
   FROM marts.dim_dates AS days
-  CROSS JOIN (
-    SELECT
-      MIN(created_date) AS first_date
-    FROM staging.ticket_touches
-    WHERE
-      @loaded()
-  ) AS touches
   WHERE
-    days.date_day >= touches.first_date
+    days.date_day >= (
+      SELECT
+        MIN(created_date)
+      FROM staging.ticket_touches
+      WHERE
+        @loaded()
+    )
   UNION
   SELECT
     COALESCE(days.date_day, present.date_day) AS date_day
