@@ -198,6 +198,20 @@ def test_the_same_files_again_change_nothing(warehouse: Warehouse, capsys: pytes
     assert warehouse.content() == before
 
 
+def test_rows_that_come_out_the_same_are_not_written_again(warehouse: Warehouse, tmp_path: Path) -> None:
+    """A new order of a customer recomputes all days of theirs, and writes one."""
+    name = "SELECT MAX(oid)::REGCLASS FROM pg_class WHERE relname ~ '^customer_metrics__[0-9]+$'"
+    [(table,)] = warehouse.read(name)
+    places = f"SELECT order_date::TEXT, ctid::TEXT, xmin::TEXT FROM {table} WHERE customer_id = 'C1'"
+    before = set(warehouse.read(places))
+    warehouse.drop(orders=[order("D", 4.6)], order_items=[line("D", 1, 3, 4.6)])
+    pipeline.refresh(warehouse.drops)
+    after = set(warehouse.read(places))
+    assert {day for day, *_ in before - after} == {day for day, *_ in after - before} == {"2026-03-10"}
+    assert len(before & after) == 2
+    assert warehouse.differences(tmp_path) == {}
+
+
 class Shop:
     """Random changes to a small shop: few keys, so that they meet often."""
 
