@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts import bootstrap, server
+from scripts import bootstrap, catalog, server
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import ROOT, connect, export_environment, remember_reporting, settings
@@ -93,6 +93,7 @@ def deploy() -> None:
         if not has_changes:
             _say("prod has the code of this folder already")
             run_missing()
+            _publish()
             return
     with _sqlmesh("the plan for prod was not applied"):
         context().plan(
@@ -105,7 +106,15 @@ def deploy() -> None:
             execution_time=_server_now(),
         )
     remember_reporting()
+    _publish()
     _say_what_waits()
+
+
+def _publish() -> None:
+    """Schema meta says what prod is."""
+    reader = deployed().state_reader
+    if environment := reader.get_environment(PROD):
+        catalog.publish(environment, reader.get_snapshots(environment.snapshots).values())
 
 
 def refresh(drop: Path | None = None) -> None:
@@ -160,8 +169,12 @@ def run_missing() -> None:
         _say("nothing was loaded since the last run")
         return
     now = _server_now()
-    with _sqlmesh("the run did not finish"):
-        deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
+    try:
+        with _sqlmesh("the run did not finish"):
+            deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
+    finally:
+        deployed().state_reader.refresh_snapshot_intervals(snapshots)
+        catalog.keep_fresh(environment, snapshots)
     _say_what_waits()
 
 
