@@ -42,7 +42,7 @@ TABLES = {
     "example_queries": ("number", "question", "query"),
 }
 
-_QUESTION = re.compile(r"^### (\d+)\. (.+)\n+```sql\n(.+?)\n```\n+((?:\|.*\n)+)", re.MULTILINE | re.DOTALL)
+_QUESTION = re.compile(r"^### (\d+)\. (.+)\n\n```sql\n((?:.+\n)+)```\n\n((?:\|.*\n)+)", re.MULTILINE)
 
 _SUMMARY = """\
 > Sales, refunds, products, customers and support of a shop, in PostgreSQL: database warehouse, schemas marts and ml,
@@ -70,7 +70,7 @@ def questions() -> list[Question]:
         header, _, *rows = [
             [cell.strip() for cell in line.strip().strip("|").split("|")] for line in table.splitlines()
         ]
-        found.append(Question(int(number), text, query, [header, *rows]))
+        found.append(Question(int(number), text, query.strip(), [header, *rows]))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,8 +26,8 @@ Format = Literal["csv", "parquet"]
 EXACT_ROWS = 1_000_000
 """Tables with more rows are profiled with approximate counts of distinct values and quantiles."""
 
-# Types of which quartiles say something; DuckDB has all but text and what crosses as text by the same names.
-_ORDERED = ("bigint", "date", "double precision", "integer", "numeric", "smallint", "timestamp with")
+# Types that DuckDB has by the same names, and of which quartiles say something; others cross as text.
+_ORDERED = {"bigint", "date", "double precision", "integer", "numeric", "smallint", "timestamp with time zone"}
 
 
 def export(model: str, form: Format, target: Path | None = None) -> str:
@@ -71,26 +72,24 @@ def profile(model: str) -> None:
             cursor.execute(f"SELECT COUNT(*) FROM {name}")
             (rows,) = cursor.fetchone() or (0,)
         is_exact = rows <= EXACT_ROWS
-        distinct, quantile = ("approx_count_distinct({})", "approx_quantile")
-        if is_exact:
-            distinct, quantile = ("count(DISTINCT {})", "quantile_disc")
+        distinct, quantile = (
+            ("count(DISTINCT", "quantile_disc") if is_exact else ("approx_count_distinct(", "approx_quantile")
+        )
         values = []
         for column, dtype in columns.items():
-            quartiles = f'{quantile}("{column}", [0.25, 0.5, 0.75])' if dtype.startswith(_ORDERED) else "NULL"
-            values.append(
-                f'count("{column}"), {distinct}, min("{column}"), max("{column}"), {quartiles}'.format(f'"{column}"')
-            )
+            quartiles = f'{quantile}("{column}", [0.25, 0.5, 0.75])' if _is_ordered(dtype) else "NULL"
+            values.append(f'count("{column}"), {distinct} "{column}"), min("{column}"), max("{column}"), {quartiles}')
         with _streamed(session, name, columns) as source:
             found = engine.execute(f"SELECT {', '.join(values)} FROM ({source})").fetchone() or ()
     about = "" if is_exact else "≈ "
     table = Table(title=f"{name}: {rows:,} rows")
-    table.add_column("column", overflow="fold")
+    table.add_column("column", no_wrap=True)
     for heading in ("nulls", f"{about}distinct", "least", f"{about}25 %", f"{about}median", f"{about}75 %", "greatest"):
         table.add_column(heading, justify="right", overflow="fold")
     for place, column in enumerate(columns):
         count, unlike, least, greatest, quartiles = found[5 * place : 5 * place + 5]
         table.add_row(column, *map(_cell, [rows - count, unlike, least, *(quartiles or [None] * 3), greatest]))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
     if not is_exact:
         print(f"≈ approximate: the table has more than {EXACT_ROWS:,} rows")
 
@@ -170,7 +169,7 @@ def _streamed(session: connection, model: str, columns: dict[str, str]) -> Itera
         except BaseException as failure:  # goes on in the main thread
             failures.append(failure)
 
-    types = {name: dtype if dtype.startswith((*_ORDERED, "boolean")) else "text" for name, dtype in columns.items()}
+    types = {column: dtype if _is_ordered(dtype) or dtype == "boolean" else "text" for column, dtype in columns.items()}
     thread = threading.Thread(target=send)
     thread.start()
     try:
@@ -183,3 +182,7 @@ def _streamed(session: connection, model: str, columns: dict[str, str]) -> Itera
         thread.join()
         if failures and not isinstance(failures[0], BrokenPipeError):
             raise failures[0]
+
+
+def _is_ordered(dtype: str) -> bool:
+    return dtype.split("(")[0] in _ORDERED

@@ -167,6 +167,7 @@ def run_missing() -> None:
     done_to = min(snapshot.intervals[-1][1] if snapshot.intervals else 0 for snapshot in stored)
     if not _has_landed_since(datetime.fromtimestamp(done_to / 1000, UTC)):
         _say("nothing was loaded since the last run")
+        catalog.keep_fresh(environment, snapshots)
         return
     now = _server_now()
     try:
