@@ -8,7 +8,7 @@ import typer
 
 from scripts import pipeline, server
 from scripts.errors import WarehouseError
-from scripts.settings import ROOT, settings
+from scripts.settings import settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -97,10 +97,7 @@ def audit() -> None:
 @app.command()
 def contracts() -> None:
     """Write what is made of the models: the contract with analysts, docs/catalog.json, docs/llms.txt."""
-    from scripts import catalog
-
-    changed = catalog.write_files(pipeline.context().models.values())
-    print("\n".join(f"wrote {path.relative_to(ROOT)}" for path in changed) or "contract and catalogue are up to date")
+    pipeline.contracts()
 
 
 Model = Annotated[str, typer.Argument(help="A table of marts or ml.")]

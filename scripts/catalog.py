@@ -19,7 +19,7 @@ from psycopg2.extensions import connection
 from psycopg2.extras import execute_values
 
 from scripts.errors import Exit, WarehouseError
-from scripts.settings import ROOT, connect
+from scripts.settings import ROOT, connect, settings
 
 if TYPE_CHECKING:
     from sqlmesh.core.environment import Environment
@@ -85,9 +85,9 @@ def collect(models: Iterable["Model"]) -> Rows:
             continue
         name, types, meanings = _name(model.fqn), model.columns_to_types_or_raise, model.column_descriptions or {}
         grain = [column.name for grain in model.grains for column in getattr(grain, "expressions", None) or [grain]]
-        rows["models"].append((name, model.owner, list(model.tags), grain, model.description))
+        rows["models"].append((name, model.owner, list(model.tags), grain, model.description or ""))
         rows["columns"] += [
-            (name, position, column, dtype.sql("postgres"), meanings[column])
+            (name, position, column, dtype.sql("postgres"), meanings.get(column, ""))
             for position, (column, dtype) in enumerate(types.items(), 1)
         ]
         rows["relationships"] += [
@@ -177,7 +177,9 @@ def _replace(cursor: Any, table: str, columns: Sequence[str], rows: Sequence[tup
 
 
 def _is_there(session: connection) -> bool:
-    """False in a warehouse made before this schema: `make init` adds it."""
+    """False in a warehouse made before this schema (`make init` adds it), and of the second engine."""
+    if settings().warehouse_gateway != "postgres":
+        return False
     with session.cursor() as cursor:
         cursor.execute("SELECT TO_REGCLASS('meta.freshness') IS NOT NULL")
         return cursor.fetchone() == (True,)
@@ -229,7 +231,7 @@ def _llms(rows: Rows) -> str:
     for model, _, column, dtype, _ in rows["columns"]:
         columns.setdefault(model, []).append(f"{column} {dtype}")
     tables = (
-        f"- {model}, one row per {', '.join(grain)}. {description} Columns: {'; '.join(columns[model])}."
+        f"- {model} ({', '.join(grain)}): {description} Columns: {'; '.join(columns[model])}."
         for model, _, _, grain, description in rows["models"]
     )
     joins = (f"- {model}.{column} = {parent}.{key}" for model, column, parent, key in rows["relationships"])
@@ -243,7 +245,7 @@ def _llms(rows: Rows) -> str:
             "",
             rules,
             "",
-            "## Tables",
+            "## Tables, and the columns that are unique in them",
             "",
             *tables,
             "",
