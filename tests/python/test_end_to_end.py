@@ -386,7 +386,7 @@ def test_a_missing_rate_is_no_silent_one(warehouse: Warehouse, tmp_path: Path) -
     assert {name: rows for name, rows in after.items() if name[:5] == "marts"} == {
         name: rows for name, rows in before.items() if name[:5] == "marts"
     }
-    fresh = dict(warehouse.read("SELECT model, fresh_to FROM meta.freshness", "analyst"))
+    fresh: dict[Any, Any] = dict(warehouse.read("SELECT model, fresh_to FROM meta.freshness", "analyst"))
     assert fresh["marts.fct_orders"] < fresh["marts.dim_product_history"]  # of which no check failed
     warehouse.drop(orders=[order("STRANGE", 30, currency="CHF", updated_at=at(200))])
     pipeline.refresh(warehouse.drops)
