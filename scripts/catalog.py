@@ -275,7 +275,7 @@ class Break:
     change: str
 
     def __str__(self) -> str:
-        return f"| {datetime.now(UTC):%Y-%m-%d} | {self.model} | {self.column} | {self.change} | what analysts do now |"
+        return f"| {datetime.now(UTC):%Y-%m-%d} | {self.model} | {self.column} | {self.change} | |"
 
 
 def breaks(promised: dict[str, Any], now: dict[str, Any]) -> Iterator[Break]:
@@ -285,7 +285,7 @@ def breaks(promised: dict[str, Any], now: dict[str, Any]) -> Iterator[Break]:
         if new is None:
             yield Break(model, "-", "removed")
             continue
-        if old["grain"] != new["grain"]:
+        if set(old["grain"]) != set(new["grain"]):
             yield Break(model, "-", f"regrained from {', '.join(old['grain'])} to {', '.join(new['grain'])}")
         for column, said in old["columns"].items():
             if column not in new["columns"]:
@@ -328,7 +328,9 @@ def refuse_untold(contract: str) -> None:
     if found:
         raise WarehouseError(
             f"{len(found)} change(s) break the contract with analysts, and {CHANGELOG} does not say so",
-            "\n  ".join(["undo them, or add to its table, with what analysts are to do:", *map(str, found)]),
+            "\n  ".join(
+                ["undo them, or add to its table, in the last cell what analysts are to do:", *map(str, found)]
+            ),
             Exit.DATA_QUALITY,
         )
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.catalog import PUBLISHED
+from scripts.contract import LONGEST
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import connect
 
@@ -164,7 +165,7 @@ def _streamed(session: connection, model: str, columns: dict[str, str]) -> Itera
 
     def send() -> None:
         try:
-            with open(writer, "wb", buffering=0) as file:
+            with open(writer, "wb") as file:
                 _copy(session, model, file)
         except BaseException as failure:  # goes on in the main thread
             failures.append(failure)
@@ -175,8 +176,14 @@ def _streamed(session: connection, model: str, columns: dict[str, str]) -> Itera
     try:
         yield (
             f"SELECT * FROM read_csv('/dev/fd/{reader}', auto_detect = false, header = true, columns = {types}, "
-            "delim = ',', quote = '\"', escape = '\"', nullstr = '', allow_quoted_nulls = false, parallel = false)"
+            "delim = ',', quote = '\"', escape = '\"', nullstr = '', allow_quoted_nulls = false, parallel = false, "
+            f"max_line_size = {8 * LONGEST}, buffer_size = {16 * LONGEST})"
         )
+    except duckdb.IOException:
+        raise
+    except duckdb.Error as error:
+        what = f"{model} holds what a column of its type cannot: {str(error).splitlines()[0]}"
+        raise WarehouseError(what, f"`make export MODEL={model} FORMAT=csv` takes it as it is", Exit.BUG) from None
     finally:
         os.close(reader)  # ends a sender whose rows nobody wants
         thread.join()

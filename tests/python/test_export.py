@@ -83,6 +83,27 @@ def test_without_a_name_the_file_is_called_like_the_table(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["awkward.csv"]
 
 
+def test_the_longest_text_and_what_no_column_holds(server: Home, tmp_path: Path) -> None:
+    with closing(server.connect("sqlmesh_user")) as owner, owner.cursor() as cursor:
+        cursor.execute(
+            "CREATE VIEW marts.long AS SELECT REPEAT('ä\"', 500000) AS text, 'NaN'::NUMERIC(18, 4) AS amount"
+        )
+        try:
+            with pytest.raises(WarehouseError, match="marts.long holds what a column of its type cannot"):
+                export("long", "parquet", tmp_path / "a")
+            assert not list(tmp_path.iterdir())
+            cursor.execute(
+                "CREATE OR REPLACE VIEW marts.long AS SELECT REPEAT('ä\"', 500000) AS text, 1::NUMERIC(18, 4) AS amount"
+            )
+            export("long", "parquet", tmp_path / "a")
+        finally:
+            cursor.execute("DROP VIEW marts.long")
+    assert duckdb.sql(f"SELECT text = repeat('ä\"', 500000), amount FROM read_parquet('{tmp_path}/a')").fetchone() == (
+        True,
+        Decimal(1),
+    )
+
+
 @pytest.mark.usefixtures("mart")
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_query_that_fails_leaves_the_old_file(tmp_path: Path, form: Format) -> None:
