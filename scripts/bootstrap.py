@@ -118,7 +118,10 @@ def _explained(admin: connection) -> Iterator[None]:
 
 def _check_without_admin(refusal: WarehouseError) -> None:
     """Pass when every login works and every schema is there; else say what a DBA must run."""
-    expected = "'landing'), to_regnamespace('marts'), to_regnamespace('ml'), to_regclass('landing.orders'"
+    expected = (
+        "'landing'), to_regnamespace('marts'), to_regnamespace('ml'), to_regclass('landing.orders'), "
+        "to_regclass('meta.models'"
+    )
     try:
         for login in LOGINS:
             with closing(connect(login)) as session, session.cursor() as cursor:

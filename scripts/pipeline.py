@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts import bootstrap, server
+from scripts import bootstrap, catalog, server
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import ROOT, connect, export_environment, remember_reporting, settings
@@ -93,6 +93,7 @@ def deploy() -> None:
         if not has_changes:
             _say("prod has the code of this folder already")
             run_missing()
+            _publish()
             return
     with _sqlmesh("the plan for prod was not applied"):
         context().plan(
@@ -105,7 +106,16 @@ def deploy() -> None:
             execution_time=_server_now(),
         )
     remember_reporting()
+    _publish()
     _say_what_waits()
+
+
+def _publish() -> None:
+    """Schema meta says what prod is."""
+    reader = deployed().state_reader
+    if environment := reader.get_environment(PROD):
+        with _sqlmesh("schema meta was not written"):
+            catalog.publish(environment, reader.get_snapshots(environment.snapshots).values())
 
 
 def refresh(drop: Path | None = None) -> None:
@@ -158,10 +168,17 @@ def run_missing() -> None:
     done_to = min(snapshot.intervals[-1][1] if snapshot.intervals else 0 for snapshot in stored)
     if not _has_landed_since(datetime.fromtimestamp(done_to / 1000, UTC)):
         _say("nothing was loaded since the last run")
+        with _sqlmesh("schema meta was not written"):
+            catalog.keep_fresh(environment, snapshots)
         return
     now = _server_now()
-    with _sqlmesh("the run did not finish"):
-        deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
+    try:
+        with _sqlmesh("the run did not finish"):
+            deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
+    finally:
+        deployed().state_reader.refresh_snapshot_intervals(snapshots)
+        with _sqlmesh("schema meta was not written"):
+            catalog.keep_fresh(environment, snapshots)
     _say_what_waits()
 
 
@@ -201,6 +218,16 @@ def audit() -> None:
             Exit.DATA_QUALITY,
         )
     _say(f"{checks} checks over whole tables: all is well")
+
+
+def contracts() -> None:
+    """Write what is made of the models in this folder: contracts/marts.yaml, docs/catalog.json, docs/llms.txt.
+
+    Raises WarehouseError (DATA_QUALITY) when they break the contract and the changelog does not say so.
+    """
+    with _sqlmesh("the models could not be read"):
+        changed = catalog.write_files(context().models.values())
+    _say("\n".join(f"wrote {path.relative_to(ROOT)}" for path in changed) or "all is up to date")
 
 
 def _say_what_waits() -> None:

@@ -400,9 +400,12 @@ def test_a_missing_rate_is_no_silent_one(warehouse: Warehouse, tmp_path: Path) -
     assert {name: rows for name, rows in after.items() if name[:5] == "marts"} == {
         name: rows for name, rows in before.items() if name[:5] == "marts"
     }
+    fresh: dict[Any, Any] = dict(warehouse.read("SELECT model, fresh_to FROM meta.freshness", "analyst"))
+    assert fresh["marts.fct_orders"] < fresh["marts.dim_product_history"]  # of which no check failed
     warehouse.drop(orders=[order("STRANGE", 30, currency="CHF", updated_at=at(200))])
     pipeline.refresh(warehouse.drops)
     assert warehouse.differences(tmp_path) == {}
+    assert len({moment for (moment,) in warehouse.read("SELECT fresh_to FROM meta.freshness", "analyst")}) == 1
     assert warehouse.read("SELECT currency FROM marts.fct_orders WHERE order_id IN ('STRANGE', 'GONE') ORDER BY 1") == [
         ("CHF",),
         ("XXX",),
@@ -546,6 +549,8 @@ def test_analysts_views_survive_a_promotion(warehouse: Warehouse) -> None:
     pipeline.context().upsert_model(model, description=f"{model.description} Changed.")
     pipeline.deploy()
     assert warehouse.read("SELECT OBJ_DESCRIPTION('marts.daily_revenue'::REGCLASS)")[0][0].endswith("Changed.")
+    said = warehouse.read("SELECT description FROM meta.models WHERE model = 'marts.daily_revenue'", "analyst")
+    assert said[0][0].endswith("Changed.")
     with closing(connect("analyst")) as session, session.cursor() as cursor:
         cursor.execute("SELECT best FROM own.best")
         assert cursor.fetchall() == warehouse.read("SELECT MAX(net_sales) FROM marts.daily_revenue")

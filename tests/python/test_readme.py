@@ -9,6 +9,8 @@ from scripts.settings import ROOT
 
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "docs" / "llms.txt",
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "seeds" / "README.md",
     ROOT / "bench" / "README.md",
@@ -25,10 +27,10 @@ def test_a_page_names_only_what_exists(page) -> None:  # type: ignore[no-untyped
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (page.parent / link).exists(), link
     for path in re.findall(
-        r"`((?:config|models|macros|scripts|tests|docs|linter|materializations|seeds)/[\w./*]+)`", text
+        r"`((?:config|models|contracts|macros|scripts|tests|docs|linter|materializations|seeds)/[\w./*]+)`", text
     ):
         assert list(ROOT.glob(path.rstrip("/"))), path
-    named = set(re.findall(r"\b((?:staging|marts|ml|seeds)\.[a-z_]{4,})\b", text))
+    named = set(re.findall(r"(?<!/)\b((?:staging|marts|ml|seeds)\.[a-z_]{4,})\b", text))
     assert {name for name in named if not name.endswith("_")} <= MODELS
 
 
