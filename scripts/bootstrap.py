@@ -14,15 +14,15 @@ from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection, encrypt_
 
 from scripts import server
 from scripts.errors import WarehouseError
-from scripts.settings import LOGINS, ROOT, LoginRefused, connect, settings
+from scripts.settings import LOGINS, ROOT, LoginRefused, Unreachable, connect, settings
 
 FILES = ROOT / "config" / "postgres"
 
-# Database -> its owner; None: the admin.
-DATABASES = {"warehouse": None, "sqlmesh_state": "sqlmesh_state_user", "sqlmesh_test": "test_user"}
+# Database -> its owner.
+DATABASES = {"warehouse": "warehouse_owner", "sqlmesh_state": "sqlmesh_state_user", "sqlmesh_test": "test_user"}
 
-# Run in database warehouse, in this order, in one transaction; any other file but roles.sql follows by name.
-ORDER = ["warehouse.sql", "ops.sql", "landing.sql"]
+# Run in database warehouse, in one transaction: these, any other file but roles.sql by name, and the last.
+FIRST, LAST = ["warehouse.sql", "ops.sql", "landing.sql"], "rights.sql"
 
 
 def apply() -> str:
@@ -33,6 +33,8 @@ def apply() -> str:
     host, port = settings().address
     try:
         admin = connect(settings().admin, "postgres")
+    except Unreachable:
+        raise
     except WarehouseError as refusal:
         if settings().embedded:
             raise
@@ -45,6 +47,7 @@ def apply() -> str:
             cursor.execute((FILES / "roles.sql").read_text())
             for database, owner in DATABASES.items():
                 _create_database(admin, database, owner)
+            _close_other_databases(admin)
         with closing(connect(settings().admin, "warehouse", options="-c lock_timeout=30s")) as warehouse:
             _run_files(warehouse)
         for login in LOGINS:
@@ -61,14 +64,17 @@ def _run_files(warehouse: connection) -> None:
 def _files() -> list[str]:
     """Names of the files to run in database warehouse, in order."""
     there = {path.name for path in FILES.glob("*.sql")} - {"roles.sql"}
-    return [name for name in ORDER if name in there] + sorted(there - set(ORDER))
+    return [*FIRST, *sorted(there - {*FIRST, LAST}), LAST]
 
 
-def _create_database(admin: connection, database: str, owner: str | None) -> None:
+def _create_database(admin: connection, database: str, owner: str) -> None:
     name = sql.Identifier(database)
     with admin.cursor() as cursor:
-        cursor.execute("SELECT FROM pg_database WHERE datname = %s", [database])
-        if not cursor.rowcount:
+        cursor.execute("SELECT datdba::regrole::text FROM pg_database WHERE datname = %s", [database])
+        owns = cursor.fetchone()
+        if owns and owns[0] != owner:
+            cursor.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(owner)))
+        elif not owns:
             # Text sorts by code point on every server, so that results are the same on all.
             if admin.server_version >= 170000:
                 locale = "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'C'"
@@ -76,11 +82,32 @@ def _create_database(admin: connection, database: str, owner: str | None) -> Non
                 locale = "LC_COLLATE 'C'"
             cursor.execute(
                 sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8' {}").format(
-                    name, sql.Identifier(owner or settings().admin), sql.SQL(locale)
+                    name, sql.Identifier(owner), sql.SQL(locale)
                 )
             )
         # Databases are open to everyone until this is said; what each login may do is granted by name.
         cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(name))
+
+
+def _close_other_databases(admin: connection) -> None:
+    """Our logins have no business in other databases: the embedded server's are closed, those of others are named."""
+    with admin.cursor() as cursor:
+        cursor.execute(
+            "SELECT datname FROM pg_database WHERE datallowconn AND datname <> ALL (%s)"
+            " AND has_database_privilege('public', oid, 'CONNECT') ORDER BY datname",
+            [list(DATABASES)],
+        )
+        names = [sql.Identifier(row[0]) for row in cursor.fetchall()]
+        if not names:
+            return
+        statement = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.SQL(", ").join(names))
+        if settings().embedded:
+            cursor.execute(statement)
+        else:
+            print(
+                f"note: every login may connect to other databases; if none has to: {statement.as_string(admin)}",
+                file=sys.stderr,
+            )
 
 
 def _ensure_password(admin: connection, login: str) -> None:
@@ -118,24 +145,21 @@ def _explained(admin: connection) -> Iterator[None]:
 
 def _check_without_admin(refusal: WarehouseError) -> None:
     """Pass when every login works and every schema is there; else say what a DBA must run."""
-    expected = (
-        "'landing'), to_regnamespace('marts'), to_regnamespace('ml'), to_regclass('landing.orders'), "
-        "to_regclass('meta.models'"
-    )
+    schemas = (f"to_regnamespace('{name}')" for name in ("landing", "ops", "marts", "ml", "meta", "marts_pii"))
+    functions = (f"to_regprocedure('ops.{name}')" for name in ("acquire_run_lock(timestamptz)", "reap_sessions()"))
+    expected = ", ".join([*schemas, "to_regclass('landing.orders')", "to_regclass('meta.models')", *functions])
     try:
         for login in LOGINS:
             with closing(connect(login)) as session, session.cursor() as cursor:
                 if login == "sqlmesh_user":
-                    cursor.execute(
-                        f"SELECT to_regnamespace({expected}), to_regprocedure('ops.acquire_run_lock(timestamptz)')"
-                    )
+                    cursor.execute(f"SELECT {expected}")
                     if None in (cursor.fetchone() or [None]):
                         raise WarehouseError("database warehouse lacks schemas, tables or functions", "")
         return
     except WarehouseError as fault:
         lacking = fault.what
     names = " ".join(f"-f {FILES / name}" for name in _files())
-    databases = [f"createdb {db}" + (f" --owner={owner}" if owner else "") for db, owner in DATABASES.items()]
+    databases = [f"createdb {db} --owner={owner}" for db, owner in DATABASES.items()]
     steps = [
         f"psql postgres -f {FILES / 'roles.sql'}",
         *databases,

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts import bootstrap, catalog, server
+from scripts import bootstrap, catalog, server, sessions
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import ROOT, connect, export_environment, remember_reporting, settings
@@ -85,6 +85,7 @@ def deploy() -> None:
     A change must pass the unit tests, and is asked for when a person is there to answer; the first build has nothing to
     protect. Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
     """
+    sessions.reap()
     environment = context().state_reader.get_environment(PROD)
     is_first = environment is None
     if environment and environment.finalized_ts:
@@ -124,6 +125,7 @@ def refresh(drop: Path | None = None) -> None:
     Raises WarehouseError: INPUT_REFUSED when a file was refused (the rest is loaded and run all the same), DATA_QUALITY
     when a check failed, LOCKED when another run is at work.
     """
+    sessions.reap()
     refused = None
     if drop is not None:
         try:

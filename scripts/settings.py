@@ -27,9 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGINS = {
     "loader": "warehouse",
     "sqlmesh_user": "warehouse",
-    "analyst": "warehouse",
     "sqlmesh_state_user": "sqlmesh_state",
     "test_user": "sqlmesh_test",
+    "analyst": "warehouse",
+    "agent": "warehouse",
+    "monitor": "warehouse",
 }
 
 # What a shell may hold for other servers; libpq would prefer each of these to what is set here.
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
     # "host:port" of the embedded server, exported by `make env`: tells its address from one that a person set.
     warehouse_embedded: str | None = None
     pgpassfile: Path | None = None
+    pgsslrootcert: str | None = None
     reporting_timezone: str = "UTC"
     reporting_currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
     max_reject_share: float = Field(default=0.5, ge=0, le=1)
@@ -74,6 +77,11 @@ class Settings(BaseSettings):
     @classmethod
     def _resolve(cls, path: Path | None) -> Path | None:
         return path and _absolute(path)
+
+    @field_validator("pgsslrootcert")
+    @classmethod
+    def _resolve_unless_system(cls, path: str | None) -> str | None:
+        return str(_absolute(Path(path))) if path and path != "system" else path  # libpq's word for this machine's
 
     @field_validator("reporting_timezone")
     @classmethod
@@ -127,6 +135,14 @@ class Settings(BaseSettings):
         """The pgpass file. The embedded server has its own, so that it never writes into a person's."""
         own = self.warehouse_home / "pgpass"
         return own if self.embedded else self.pgpassfile or own
+
+    @property
+    def sslrootcert(self) -> str | None:
+        """What the server's certificate is checked against; None: libpq's default."""
+        own = str(self.certificate)
+        if self.embedded:
+            return own
+        return self.pgsslrootcert if self.pgsslrootcert != own else None  # left by an earlier `make env`
 
     @property
     def utc(self) -> str:
@@ -197,7 +213,9 @@ def environment() -> dict[str, str]:
         "SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "true",
     }
     if now.embedded:
-        values |= {"WAREHOUSE_EMBEDDED": f"{host}:{port}", "PGSSLROOTCERT": str(now.certificate)}
+        values["WAREHOUSE_EMBEDDED"] = f"{host}:{port}"
+    if now.sslrootcert:
+        values["PGSSLROOTCERT"] = now.sslrootcert
     return values
 
 
@@ -213,8 +231,8 @@ def _drop_foreign() -> None:
         os.environ.pop(name, None)
     if not now.embedded:  # left by an earlier `make env`
         os.environ.pop("WAREHOUSE_EMBEDDED", None)
-        if os.environ.get("PGSSLROOTCERT") == str(now.certificate):
-            del os.environ["PGSSLROOTCERT"]
+    if not now.sslrootcert:
+        os.environ.pop("PGSSLROOTCERT", None)
 
 
 def check_passfile() -> None:
@@ -228,6 +246,10 @@ def check_passfile() -> None:
 
 class LoginRefused(WarehouseError):
     """The password is wrong, or there is no such login: servers do not tell which."""
+
+
+class Unreachable(WarehouseError):
+    """No server answers there, or one that cannot prove that it is the right one: another login would not help."""
 
 
 def connect(login: str, database: str | None = None, **kwargs: Any) -> connection:
@@ -252,8 +274,8 @@ def connect(login: str, database: str | None = None, **kwargs: Any) -> connectio
         "connect_timeout": 10,
         "options": f"-c TimeZone={now.utc} {kwargs.pop('options', '')}",
     }
-    if now.embedded:
-        parameters["sslrootcert"] = str(now.certificate)
+    if now.sslrootcert:
+        parameters["sslrootcert"] = now.sslrootcert
     try:
         made: connection = psycopg2.connect(**{**parameters, **kwargs})
         return made
@@ -265,9 +287,15 @@ def explain(error: psycopg2.OperationalError, login: str, database: str) -> Ware
     """Turn libpq's refusal of a connection into what happened and what to do."""
     now, message = settings(), str(error).strip()
     address = "{}:{}".format(*now.address)
+    if any(part in message for part in ("certificate verify failed", "does not match host name", "root certificate")):
+        hint = (
+            f"{message}\n  WAREHOUSE_SSLMODE={now.warehouse_sslmode}: PGSSLROOTCERT must name the certificate of the"
+            f" authority that signed the server's, and WAREHOUSE_HOST the server as its certificate does"
+        )
+        return Unreachable(f"the certificate of the server at {address} is not trusted; nothing was sent", hint)
     if "Connection refused" in message:
         hint = "run `make up`" if now.embedded else "start that server, or correct WAREHOUSE_HOST and WAREHOUSE_PORT"
-        return WarehouseError(f"no server answers at {address}", hint)
+        return Unreachable(f"no server answers at {address}", hint)
     if "no password supplied" in message:
         return WarehouseError(f"{now.passfile} has no password for login {login} at {address}", "run `make init`")
     if "password authentication failed" in message:
@@ -278,5 +306,5 @@ def explain(error: psycopg2.OperationalError, login: str, database: str) -> Ware
     if "permission denied for database" in message:
         return WarehouseError(f"login {login} may not connect to database {database}", "use the login meant for it")
     if "is starting up" in message or "shutting down" in message or "in recovery mode" in message:
-        return WarehouseError(f"the server at {address} is starting or stopping", "try again in a moment")
+        return Unreachable(f"the server at {address} is starting or stopping", "try again in a moment")
     return WarehouseError(f"login {login} cannot connect to {database} at {address}", message.replace("\n", "\n  "))

@@ -3,9 +3,7 @@
 
 CREATE SCHEMA IF NOT EXISTS meta;
 COMMENT ON SCHEMA meta IS 'What the tables of marts and ml hold, where it comes from, and questions that they answer';
-GRANT USAGE ON SCHEMA meta TO sqlmesh_user, analyst;
-ALTER DEFAULT PRIVILEGES IN SCHEMA meta GRANT SELECT, INSERT, DELETE ON TABLES TO sqlmesh_user;
-ALTER DEFAULT PRIVILEGES IN SCHEMA meta GRANT SELECT ON TABLES TO analyst;
+GRANT USAGE ON SCHEMA meta TO sqlmesh_user;
 
 CREATE TABLE IF NOT EXISTS meta.models (
   model TEXT PRIMARY KEY,
@@ -81,3 +79,5 @@ COMMENT ON TABLE meta.example_queries IS 'One row per worked question of docs/an
 COMMENT ON COLUMN meta.example_queries.number IS 'As on the page';
 COMMENT ON COLUMN meta.example_queries.question IS 'What an analyst asks';
 COMMENT ON COLUMN meta.example_queries.query IS 'SQL that answers it';
+
+GRANT SELECT, INSERT, DELETE ON ALL TABLES IN SCHEMA meta TO sqlmesh_user;

