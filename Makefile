@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql reap load refresh audit export profile contracts generate plan deploy check format lock audit-deps bench parity soak reference-data
+.PHONY: help run test init up down status env psql reap load refresh audit export profile contracts generate doctor restate backup restore restore-drill migrate plan deploy check format lock audit-deps bench parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,28 @@ profile: $(VENV)/runtime ## What is in the columns of a table: make profile MODE
 
 audit: $(VENV)/runtime ## Every check over whole tables; a run looks only at what it replaces.
 	@$(RUN) audit
+
+##@ Operation
+
+doctor: $(VENV)/runtime ## What is wrong, where, and what to do; make doctor REPAIR=1 does what is safe.
+	@$(RUN) doctor $(if $(REPAIR),--repair)
+
+restate: $(VENV)/runtime ## Compute models of prod anew, with all that hangs on them: make restate MODELS="marts.daily_revenue".
+	@test -n "$(MODELS)" || { echo "error: which models? make restate MODELS=marts.daily_revenue" >&2; exit 40; }
+	@$(RUN) restate $(MODELS)
+
+backup: $(VENV)/runtime ## Warehouse and state together, between runs, every byte checked.
+	@$(RUN) backup
+
+restore: $(VENV)/runtime ## The server of a WAREHOUSE_HOME without one, from a backup: make restore BACKUP=folder.
+	@test -n "$(BACKUP)" || { echo "error: which backup? make restore BACKUP=folder" >&2; exit 40; }
+	@$(RUN) restore "$(BACKUP)"
+
+restore-drill: $(VENV)/runtime ## Restore the newest backup beside the live server, compare, remove it; prints RTO and RPO.
+	@$(RUN) restore-drill
+
+migrate: $(VENV)/runtime ## After an upgrade of SQLMesh: save its state, then bring it to the new version.
+	@$(RUN) migrate
 
 ##@ Changes
 

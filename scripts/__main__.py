@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from scripts import pipeline, server, sessions
+from scripts import backup, pipeline, server, sessions
 from scripts.errors import WarehouseError
 from scripts.settings import settings
 
@@ -135,6 +135,44 @@ def audit_deps() -> None:
 def reap() -> None:
     """End sessions of analysts and agents that are over their limits."""
     sessions.reap()
+
+
+@app.command()
+def restate(models: Annotated[list[str], typer.Argument(help="As in marts.daily_revenue.")]) -> None:
+    """Compute models of prod, and what hangs on them, anew from everything that was loaded."""
+    pipeline.restate(models)
+
+
+@app.command()
+def migrate() -> None:
+    """After an upgrade of SQLMesh: save its state, then bring it to the new version."""
+    pipeline.migrate()
+
+
+@app.command("backup")
+def take_backup() -> None:
+    """Back up warehouse and state together, between runs, and check every byte."""
+    backup.backup()
+
+
+@app.command()
+def restore(folder: Annotated[Path, typer.Argument(help="A folder of the backups.")]) -> None:
+    """Make the server of this WAREHOUSE_HOME, which has none yet, from a backup; compare it with its record."""
+    backup.restore(folder)
+
+
+@app.command()
+def restore_drill() -> None:
+    """Prove the newest backup: restore it beside the live server, compare, remove it; prints RTO and RPO."""
+    backup.drill()
+
+
+@app.command()
+def doctor(repair: Annotated[bool, typer.Option(help="Do what is safe.")] = False) -> None:
+    """Look the warehouse over: what is wrong, where, and what to do."""
+    from scripts import doctor as doctors
+
+    doctors.examine(repair=repair)
 
 
 @app.command()

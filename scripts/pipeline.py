@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts import bootstrap, catalog, server, sessions
+from psycopg2 import errors
+
+from scripts import backup, bootstrap, catalog, server, sessions
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import ROOT, connect, export_environment, remember_reporting, settings
@@ -27,12 +29,27 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BUSY = ("another sqlmesh plan or run is at work", "this machine's clock is")
 
 
+# How SQLMesh says that the state is of an older version.
+MIGRATION = "Please run a migration"
+
+
 @cache
 def deployed() -> "Context":
     """SQLMesh as far as a run needs it, once per process: it knows what is deployed, not the project in this folder.
 
-    Raises WarehouseError when the server or the configuration is at fault.
+    Raises WarehouseError when the server or the configuration is at fault, or the state is of another version.
     """
+    from sqlmesh.utils.errors import SQLMeshError
+
+    made = _open()
+    try:
+        _ = made.state_sync
+    except SQLMeshError as error:
+        raise _other_version(error) from None
+    return made
+
+
+def _open() -> "Context":
     export_environment()
     for login in ("sqlmesh_user", "sqlmesh_state_user"):
         connect(login).close()  # says what is wrong with the server, and at once
@@ -49,6 +66,15 @@ def deployed() -> "Context":
         made = Context(paths=[str(ROOT)], load=False)
     _spare_the_collector()
     return made
+
+
+def _other_version(error: Exception) -> WarehouseError:
+    hint = "run `make migrate`" if MIGRATION in str(error) else "install the version that wrote it"
+    return WarehouseError(
+        f"the state is of another version of SQLMesh: {str(error).partition(' Please ')[0]}",
+        f"{hint}; see docs/runbooks/upgrade-sqlmesh.md",
+        Exit.MISMATCH,
+    )
 
 
 def context() -> "Context":
@@ -230,6 +256,95 @@ def contracts() -> None:
     with _sqlmesh("the models could not be read"):
         changed = catalog.write_files(context().models.values())
     _say("\n".join(f"wrote {path.relative_to(ROOT)}" for path in changed) or "all is up to date")
+
+
+def migrate() -> None:
+    """After an upgrade of SQLMesh: save its state, then bring it to the new version. Raises WarehouseError."""
+    from sqlmesh.utils.errors import SQLMeshError
+
+    project = _open()
+    try:
+        project.state_sync.get_versions()
+    except SQLMeshError as error:
+        if MIGRATION not in str(error):
+            raise _other_version(error) from None
+    else:
+        _say("the state is of this version of SQLMesh; nothing to migrate")
+        return
+    _say(f"saved the state to {backup.save_state()}")
+    with no_run(), _sqlmesh("the state was not migrated"):
+        project.migrate()
+
+
+def restate(models: list[str]) -> None:
+    """Compute models of prod, and what hangs on them, anew from everything that was loaded; the code stays prod's.
+
+    Raises WarehouseError as `deploy`.
+    """
+    _apply("the restatement did not finish", restate_models=models)
+
+
+def finish() -> None:
+    """Go on with a deployment that did not finish. Raises WarehouseError (MISMATCH) when this folder has other code."""
+    with _sqlmesh("the plan for prod was not made"):
+        difference = context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().context_diff
+    if difference.has_snapshot_changes:
+        raise WarehouseError(
+            "the code in this folder is not that of the deployment which did not finish",
+            "check that one out, or deploy this one: `make deploy`",
+            Exit.MISMATCH,
+        )
+    _apply("the deployment did not finish")
+
+
+def _apply(what: str, restate_models: list[str] | None = None) -> None:
+    """A plan for prod without new code, which asks nobody."""
+    with _sqlmesh(what):
+        context().plan(
+            PROD,
+            restate_models=restate_models,
+            skip_tests=True,
+            skip_linter=True,
+            no_prompts=True,
+            auto_apply=True,
+            run=True,
+            ignore_cron=True,
+            execution_time=_server_now(),
+        )
+
+
+def show() -> None:
+    """Let every view of prod read the table that the state says, as a deployment does at its end."""
+    from sqlmesh.core.snapshot.definition import to_view_mapping
+
+    environment = deployed().state_reader.get_environment(PROD)
+    assert environment
+    snapshots = deployed().state_reader.get_snapshots(environment.snapshots)
+    catalog, dialect = deployed().default_catalog, deployed().engine_adapter.dialect
+    with no_run(), _sqlmesh("the views were not made"):
+        deployed().snapshot_evaluator.promote(
+            snapshots.values(),
+            environment_naming_info=environment.naming_info,
+            execution_time=_server_now(),
+            snapshots=snapshots,
+            table_mapping=to_view_mapping(
+                snapshots.values(), environment.naming_info, default_catalog=catalog, dialect=dialect
+            ),
+        )
+
+
+@contextlib.contextmanager
+def no_run() -> Iterator[None]:
+    """Hold the run lock. Raises WarehouseError (LOCKED) when a run is at work."""
+    with contextlib.closing(connect("sqlmesh_user")) as session, session.cursor() as cursor:
+        try:
+            cursor.execute("SELECT ops.acquire_run_lock(CLOCK_TIMESTAMP())")
+        except errors.LockNotAvailable as error:
+            raise WarehouseError(
+                str(error).splitlines()[0], "nothing was changed; run again when it is done", Exit.LOCKED
+            ) from None
+        session.commit()  # the lock is the session's
+        yield
 
 
 def _say_what_waits() -> None:

