@@ -232,6 +232,7 @@ def logins(warehouse: Warehouse) -> Findings:
         yield Finding("ok", f"logins: all {len(LOGINS)} connect to their databases, over TLS")
 
 
+ROLE_FILES = ("roles.sql", "sessions.sql")
 ROLES = (
     "SELECT rolname, rolconfig, rolcanlogin, rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls"
     " FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1"
@@ -239,7 +240,7 @@ ROLES = (
 
 
 def roles(warehouse: Warehouse) -> Findings:
-    """Whatever roles.sql would change is not as it says; the change is rolled back."""
+    """Whatever roles.sql and sessions.sql would change is not as they say; the change is rolled back."""
     before = warehouse.ask(ROLES)
     wrong = 0
     for role, defaults, _, is_mighty in before:
@@ -253,27 +254,30 @@ def roles(warehouse: Warehouse) -> Findings:
     if warehouse.observer != settings().admin:
         if not wrong:
             yield Finding(
-                "ok", f"roles: in UTC; to see whether all is as in roles.sql takes the login {settings().admin}"
+                "ok", f"roles: in UTC; to see whether all is as in config/postgres takes the login {settings().admin}"
             )
         return
-    with warehouse.session(settings().admin, "postgres").cursor() as cursor:
-        cursor.execute("BEGIN")
-        try:
-            cursor.execute("SELECT pg_try_advisory_xact_lock(7274, 0)")
-            if cursor.fetchone() == (False,):
-                return  # `make init` is at work
-            cursor.execute((bootstrap.FILES / "roles.sql").read_text())
-            cursor.execute(ROLES)
-            after = cursor.fetchall()
-        finally:
-            cursor.execute("ROLLBACK")
+    with warehouse.session(settings().admin, "postgres").cursor() as alone:
+        alone.execute("SELECT pg_try_advisory_lock(7274, 0)")
+        if alone.fetchone() == (False,):
+            return  # `make init` is at work
+        with warehouse.session(settings().admin, "warehouse").cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                for name in ROLE_FILES:
+                    cursor.execute((bootstrap.FILES / name).read_text())
+                cursor.execute(ROLES)
+                after = cursor.fetchall()
+            finally:
+                cursor.execute("ROLLBACK")
+                alone.execute("SELECT pg_advisory_unlock(7274, 0)")
     for row in after:
         if row not in before:
             wrong += 1
-            told = f"role {row[0]} is not as config/postgres/roles.sql says"
+            told = f"role {row[0]} is not as config/postgres says"
             yield Finding("error", told, "server.md#roles-differ", repairs=(set_up,), subject=row[0])
     if not wrong:
-        yield Finding("ok", "roles: as config/postgres/roles.sql says, in UTC")
+        yield Finding("ok", "roles: as config/postgres says, in UTC")
 
 
 def clock(warehouse: Warehouse) -> Findings:
@@ -663,7 +667,7 @@ def waiting_children(warehouse: Warehouse) -> Findings:
     if not warehouse.value("SELECT TO_REGCLASS('marts.waiting_records') IS NOT NULL"):
         return
     count, since, newest = warehouse.ask(
-        "SELECT COUNT(*), MIN(waiting_since), (SELECT MAX(as_of_date) FROM marts.dim_dates) FROM marts.waiting_records"
+        "SELECT COUNT(*), MIN(waiting_since), (SELECT MAX(date_day) FROM marts.dim_dates) FROM marts.waiting_records"
     )[0]
     if not count:
         yield Finding("ok", "waiting records: none")

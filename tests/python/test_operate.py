@@ -116,7 +116,7 @@ def test_what_is_broken_is_found_and_mended(warehouse: Warehouse, capsys: pytest
         "staging.order_items: the unique index of its grain on (order_id, line_number) is missing",
         "staging.order_items: rows are doubled in (order_id, line_number)",
         "marts.fct_refunds: the unique index of its grain on (refund_id) is missing",
-        "role analyst is not as config/postgres/roles.sql says",
+        "role analyst is not as config/postgres says",
         "login loader: its sessions do not begin in UTC",
         "landing: the index orders_order_id is missing",
         "marts.support_daily: done up to",
