@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql reap load refresh audit export profile contracts generate doctor restate backup restore restore-drill migrate plan deploy check format lock audit-deps bench parity soak reference-data
+.PHONY: help run test init up down status env psql reap load refresh audit forget export profile contracts generate doctor restate backup restore restore-drill migrate plan deploy check format lock audit-deps bench parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,10 @@ profile: $(VENV)/runtime ## What is in the columns of a table: make profile MODE
 
 audit: $(VENV)/runtime ## Every check over whole tables; a run looks only at what it replaces.
 	@$(RUN) audit
+
+forget: $(VENV)/runtime ## Replace a customer by a pseudonym, and delete e-mail and name: make forget CUSTOMER=id.
+	@test -n "$(CUSTOMER)" || { echo "error: whom? make forget CUSTOMER=customer_id" >&2; exit 40; }
+	@$(RUN) forget -- "$(CUSTOMER)"
 
 ##@ Operation
 

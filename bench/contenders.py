@@ -25,7 +25,7 @@ from bench.derive import Check, Index, Mart, Naming, renamed
 from macros.touched import TOUCHED
 from scripts import bootstrap, server
 from scripts.errors import Exit, WarehouseError
-from scripts.settings import ROOT, connect, environment, settings
+from scripts.settings import ROOT, connect, environment, hmac_pads, settings
 
 LOGIN = "bench"
 """Owner of everything that is not SQLMesh's."""
@@ -64,6 +64,9 @@ def prepare(admin: connection, context: Context) -> None:
         cursor.execute(f"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE warehouse TO {LOGIN}")
         cursor.execute(f"GRANT USAGE ON SCHEMA landing TO {LOGIN}")
         cursor.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA landing TO {LOGIN}")
+        cursor.execute(f"GRANT USAGE ON SCHEMA ops TO {LOGIN}; GRANT EXECUTE ON FUNCTION ops.keyed_hash TO {LOGIN}")
+        for setting, pad in zip(("pii_inner", "pii_outer"), hmac_pads() or (), strict=False):  # of this server alone
+            cursor.execute(f"ALTER ROLE {LOGIN} SET warehouse.{setting} = %s", [pad])
         cursor.execute(f"CREATE SCHEMA {SEEDS} AUTHORIZATION {LOGIN}")
     with closing(connect(LOGIN, "warehouse")) as session, session, session.cursor() as cursor:
         for model in context.models.values():

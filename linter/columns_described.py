@@ -3,14 +3,14 @@ from sqlmesh.core.model import Model
 
 
 class ColumnsDescribed(Rule):
-    """column_descriptions name columns that exist; in marts and ml they name every one."""
+    """column_descriptions name columns that exist; in marts, marts_pii and ml they name every one."""
 
     def check_model(self, model: Model) -> list[RuleViolation] | None:
         if model.kind.is_external:
             return None
         # The header alone: without it, SQLMesh takes stray comments of the query for descriptions.
         described = {name: words for name, words in (model.column_descriptions_ or {}).items() if words.strip()}
-        must = model.schema_name in ("marts", "ml")
+        must = model.schema_name in ("marts", "marts_pii", "ml")
         columns = model.columns_to_types
         if columns is None:
             return [self.violation("its columns cannot be told: list them in the final SELECT")] if must else None

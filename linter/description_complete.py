@@ -5,7 +5,7 @@ from sqlmesh.core.model import Model
 
 
 class DescriptionComplete(Rule):
-    """A description begins "One row per …"; in marts and ml it goes on "Answers: …"."""
+    """A description begins "One row per …"; in marts, marts_pii and ml it goes on "Answers: …"."""
 
     def check_model(self, model: Model) -> list[RuleViolation] | None:
         if model.kind.is_external:
@@ -14,7 +14,7 @@ class DescriptionComplete(Rule):
         violations = []
         if not re.match(r"One row per \S", description):
             violations.append(self.violation('the description must begin with "One row per …"'))
-        if model.schema_name in ("marts", "ml") and not re.search(r"\bAnswers: \S", description):
+        if model.schema_name in ("marts", "marts_pii", "ml") and not re.search(r"\bAnswers: \S", description):
             violations.append(
                 self.violation('the description must say "Answers: …", the questions that people bring to this table')
             )

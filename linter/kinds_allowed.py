@@ -17,7 +17,7 @@ class KindsAllowed(Rule):
                 f"kind {kind.name.value} loses rows that arrive after its lookback: use "
                 "CUSTOM (materialization 'replace_touched')"
             )
-        if model.schema_name in ("marts", "ml") and (kind.is_view or kind.is_embedded):
+        if model.schema_name in ("marts", "marts_pii", "ml") and (kind.is_view or kind.is_embedded):
             return self.violation(
                 f"kind {kind.name.value} makes every reader pay for the query: use FULL or "
                 "CUSTOM (materialization 'replace_touched')"

@@ -3,7 +3,7 @@ from pathlib import Path
 from sqlmesh.core.linter.rule import Rule, RuleViolation
 from sqlmesh.core.model import Model
 
-LAYERS = ("raw", "seeds", "staging", "marts", "ml")
+LAYERS = ("raw", "seeds", "staging", "marts", "marts_pii", "ml")
 
 
 class NameMatchesPath(Rule):

@@ -3,12 +3,12 @@ from sqlmesh.core.model import Model
 
 
 class UnitTested(Rule):
-    """Every model of staging, marts and ml has a unit test under tests/."""
+    """Every model of staging, marts, marts_pii and ml has a unit test under tests/."""
 
     # SQLMesh's own nomissingunittest asks it of seeds, which cannot have one, and of the raw views, whose
     # test would repeat their column list.
     def check_model(self, model: Model) -> RuleViolation | None:
-        if model.schema_name not in ("staging", "marts", "ml") or model.kind.is_external:
+        if model.schema_name not in ("staging", "marts", "marts_pii", "ml") or model.kind.is_external:
             return None
         if model.name in self.context.models_with_tests:
             return None

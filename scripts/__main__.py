@@ -75,6 +75,14 @@ def deploy() -> None:
 
 
 @app.command()
+def forget(customer: Annotated[str, typer.Argument(help="Its customer_id, as the source has it.")]) -> None:
+    """Replace a customer by a pseudonym everywhere, and delete e-mail and name."""
+    from scripts.forget import forget as forget_customer
+
+    print(forget_customer(customer))
+
+
+@app.command()
 def generate(
     target: Annotated[Path | None, typer.Argument(help="New folder; by default generated in WAREHOUSE_HOME.")] = None,
     orders: Annotated[int, typer.Option(help="Orders of the history.")] = 100_000,

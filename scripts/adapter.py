@@ -1,4 +1,4 @@
-"""SQLMesh's Postgres adapter, with four things it leaves open. With materializations/ the only place that touches
+"""SQLMesh's Postgres adapter, with five things it leaves open. With materializations/ the only place that touches
 SQLMesh's private methods; tests/python/test_adapter.py fails when they move.
 
 1. DataFrames go in by COPY, straight into a table of their types, else by way of a temporary one. Stock SQLMesh builds
@@ -6,6 +6,7 @@ SQLMesh's private methods; tests/python/test_adapter.py fails when they move.
 2. Views are replaced in place where their columns allow, so that the views and grants of analysts survive a promotion.
 3. An empty DataFrame is a result with no rows, not an error.
 4. A connection that is refused says why and what to do.
+5. Sessions can hash personal data (macros/keyed_hash.py), on DuckDB too, with a key that SQLMesh never sees.
 """
 
 import json
@@ -23,7 +24,7 @@ import sqlmesh.core.config.connection as sqlmesh_connection
 from psycopg2 import errors
 from psycopg2.extensions import connection
 from sqlglot import exp
-from sqlmesh.core.config.connection import PostgresConnectionConfig
+from sqlmesh.core.config.connection import DuckDBConnectionConfig, PostgresConnectionConfig
 from sqlmesh.core.console import get_console
 from sqlmesh.core.engine_adapter.base import EngineAdapter
 from sqlmesh.core.engine_adapter.base_postgres import BasePostgresEngineAdapter
@@ -32,7 +33,7 @@ from sqlmesh.core.engine_adapter.shared import SourceQuery, set_catalog
 from sqlmesh.utils import get_source_columns_to_types
 from sqlmesh.utils.errors import SQLMeshError
 
-from scripts.settings import explain, export_environment
+from scripts.settings import HASHING, explain, export_environment, hashing_options, hmac_pads
 
 CHUNK_ROWS = 50_000
 """Rows that are encoded at a time: what a frame takes beside itself."""
@@ -360,6 +361,8 @@ class WarehouseConnection(PostgresConnectionConfig):
 
 def _connect(**kwargs: Any) -> connection:
     export_environment()  # SQLMesh takes back what config.py puts into the environment, and libpq needs it here
+    if kwargs["user"] in HASHING:
+        kwargs["options"] = f"{kwargs.get('options') or ''} {hashing_options()}"
     try:
         made: connection = psycopg2.connect(**kwargs)
         return made
@@ -367,6 +370,25 @@ def _connect(**kwargs: Any) -> connection:
         raise SQLMeshError(str(explain(error, kwargs["user"], kwargs["database"]))) from None
 
 
+class SecondConnection(DuckDBConnectionConfig):
+    """`type: duckdb` in config/gateways.yaml."""
+
+    @property
+    def _cursor_init(self) -> Callable[[Any], None]:
+        init = super()._cursor_init
+
+        def with_key(cursor: duckdb.DuckDBPyConnection) -> None:
+            if init:
+                init(cursor)
+            if not (pads := hmac_pads()):
+                raise SQLMeshError("there is no key for personal data; `make init` makes one")
+            for name, pad in zip(("pii_inner", "pii_outer"), pads, strict=True):
+                cursor.execute(f"SET VARIABLE {name} = '{pad}'")
+
+        return with_key
+
+
 def register() -> None:
-    """Make SQLMesh use this adapter wherever its configuration says `type: postgres`."""
+    """Make SQLMesh use this adapter wherever its configuration says `type: postgres`, and the key on DuckDB."""
     sqlmesh_connection.CONNECTION_CONFIG_TO_TYPE["postgres"] = WarehouseConnection
+    sqlmesh_connection.CONNECTION_CONFIG_TO_TYPE["duckdb"] = SecondConnection

@@ -4,6 +4,7 @@ The same steps make them on the embedded server and on any other with PostgreSQL
 `config/postgres/` and plain enough for a DBA to run by hand.
 """
 
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,8 +14,18 @@ from psycopg2 import sql
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT, connection, encrypt_password
 
 from scripts import server
-from scripts.errors import WarehouseError
-from scripts.settings import LOGINS, ROOT, LoginRefused, Unreachable, connect, settings
+from scripts.errors import Exit, WarehouseError
+from scripts.settings import (
+    LOGINS,
+    ROOT,
+    LoginRefused,
+    Unreachable,
+    check_pii_key,
+    connect,
+    pii_key,
+    settings,
+    write_whole,
+)
 
 FILES = ROOT / "config" / "postgres"
 
@@ -39,6 +50,7 @@ def apply() -> str:
         if settings().embedded:
             raise
         _check_without_admin(refusal)
+        _ensure_pii_key()
         return f"roles, databases and schemas are in place at {host}:{port}"
     with closing(admin):
         admin.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)  # CREATE DATABASE needs it
@@ -52,6 +64,7 @@ def apply() -> str:
             _run_files(warehouse)
         for login in LOGINS:
             _ensure_password(admin, login)
+    _ensure_pii_key()
     return f"roles, databases and schemas are in place at {host}:{port}"
 
 
@@ -126,6 +139,22 @@ def _ensure_password(admin: connection, login: str) -> None:
     connect(login).close()
 
 
+def _ensure_pii_key() -> None:
+    """Make the key of personal data, where hashes were never made; else it must be the one that they were made with."""
+    if pii_key() is None:
+        with closing(connect("sqlmesh_user")) as session, session.cursor() as cursor:
+            cursor.execute("SELECT FROM ops.pii_key")
+            if cursor.rowcount:
+                raise WarehouseError(
+                    "this warehouse holds hashes of personal data, and their key is not here",
+                    f"put it into {settings().pii_key_file}, or into PII_KEY (docs/decisions/0027-personal-data.md)",
+                    Exit.MISMATCH,
+                )
+        write_whole(settings().pii_key_file, f"{secrets.token_hex(32)}\n", 0o600)
+    with closing(connect("sqlmesh_user")) as session, session, session.cursor() as cursor:
+        check_pii_key(cursor)
+
+
 @contextmanager
 def _explained(admin: connection) -> Iterator[None]:
     """Turn a refused statement into a WarehouseError, and pass on what was skipped."""
@@ -146,7 +175,7 @@ def _explained(admin: connection) -> Iterator[None]:
 def _check_without_admin(refusal: WarehouseError) -> None:
     """Pass when every login works and every schema is there; else say what a DBA must run."""
     schemas = (f"to_regnamespace('{name}')" for name in ("landing", "ops", "marts", "ml", "meta", "marts_pii"))
-    functions = (f"to_regprocedure('ops.{name}')" for name in ("acquire_run_lock(timestamptz)", "reap_sessions()"))
+    functions = (f"to_regprocedure('ops.{name}')" for name in ("acquire_run_lock(timestamptz)", "reap_sessions()", "check_pii_key()"))
     expected = ", ".join([*schemas, "to_regclass('landing.orders')", "to_regclass('meta.models')", *functions])
     try:
         for login in LOGINS:

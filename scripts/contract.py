@@ -11,6 +11,9 @@ from typing import Literal
 EARLIEST = "1900-01-01"
 """No timestamp lies before this day: what does is a typing error or a placeholder."""
 
+WITHHELD = "(withheld)"
+"""What stands in landing.rejects and in messages instead of a value that may be personal data."""
+
 LONGEST = 1 << 20
 """Longest record of a CSV file, and longest text in a parquet file, in characters."""
 
@@ -21,6 +24,7 @@ class Column:
 
     `key` columns are required even of deleted rows. `allowed` values are compared in lower case without outer blanks,
     and landed so. A code of so many `letters` is landed in upper case. Bounds are SQL: a number or another column.
+    `personal` data stay in staging, and out of what is recorded and told.
     """
 
     name: str
@@ -32,15 +36,22 @@ class Column:
     above: str | None = None
     at_least: str | None = None
     at_most: str | None = None
+    personal: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """A landing table. `clock` is the column whose greatest value is the newest version of a key."""
+    """A landing table. `clock` is the column whose greatest value is the newest version of a key.
+
+    `customer` is the column that names a customer, where there is one; if others are named there too, `kind` is the
+    column that says `customer` then.
+    """
 
     name: str
     columns: tuple[Column, ...]
     clock: str = "updated_at"
+    customer: str | None = "customer_id"
+    kind: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -51,6 +62,16 @@ class Table:
     def version(self) -> list[str]:
         """The columns that name one version of one record: its key and its clock."""
         return [column.name for column in self.columns if column.key] + [self.clock]
+
+    @property
+    def names_customer(self) -> str:
+        """SQL: whether a row names a customer."""
+        return f"lower(trim({self.kind})) = 'customer'" if self.kind else "TRUE"
+
+    @property
+    def personal(self) -> list[str]:
+        """The columns that hold personal data."""
+        return [column.name for column in self.columns if column.personal]
 
 
 def _key(name: str, type_: Literal["text", "integer"] = "text") -> Column:
@@ -72,8 +93,8 @@ TABLES = {
             "customers",
             (
                 _key("customer_id"),
-                Column("email"),
-                Column("full_name"),
+                Column("email", personal=True),
+                Column("full_name", personal=True),
                 Column("country_code", letters=2),
                 _time("created_at", required=False),
                 _time("updated_at"),
@@ -90,6 +111,7 @@ TABLES = {
                 _number("unit_cost"),
                 _time("updated_at"),
             ),
+            customer=None,
         ),
         Table(
             "orders",
@@ -115,6 +137,7 @@ TABLES = {
                 _number("tax_amount"),
                 _time("updated_at"),
             ),
+            customer=None,
         ),
         Table(
             "refunds",
@@ -171,9 +194,20 @@ TABLES = {
                 _time("occurred_at"),
             ),
             clock="occurred_at",
+            customer="actor_id",
+            kind="actor_type",
         ),
     )
 }
+
+PERSONAL = tuple(column.name for table in TABLES.values() for column in table.columns if column.personal)
+"""Names of the columns that hold personal data."""
+
+
+def is_personal(name: str) -> bool:
+    """Whether a column holds personal data or what was derived from them, by its name (email, email_domain)."""
+    return any(personal in name.lower() for personal in PERSONAL)
+
 
 # Forms of values, as regular expressions that must match the whole value. Outer blanks (spaces) are let pass.
 _INTEGER = r" *[+-]?\d+(?:\.0*)? *"
@@ -186,6 +220,7 @@ _TIMESTAMP = f" *{_DAY}(?:[T ]{_MINUTE}(?:{_SECOND})?(?:Z|{_OFFSET})?)? *"
 _PLAIN_TIMESTAMP = f"{_DAY}[T ]{_MINUTE}{_SECOND}Z?"  # DuckDB casts it as it is, and faster to TIMESTAMP
 _WITHOUT_SECONDS = r"^(.{10}[T ]\d\d:\d\d)(Z|[+-].*)?$"
 _BLANK = r"(?:\s|\\[tnr])*"
+_TELLS_NOBODY = r"(?:[0-9 .,:+/-]|[0-9][TZ])*"  # dates and numbers, right or wrong
 _TRUE, _FALSE = ("true", "t", "1", "yes"), ("false", "f", "0", "no")
 
 
@@ -226,6 +261,8 @@ def checking_sql(table: Table, source: str, present: dict[str, str], now: dateti
     reason = " ".join(f"WHEN {number} THEN {_text(why)}" for number, (_, _, why) in rest)
     excerpt = f"left(CASE code WHEN 0 THEN excerpt {value} END, 200)"
     whole = rf"regexp_replace({excerpt}, '^((?:[^\\]|\\.)*)\\$', '\1')"  # the cut may leave half an escape
+    # A row that lacks a value puts an address into any column, and other tables' files get it by mistake.
+    tells_nobody = f"regexp_full_match({whole}, '{_TELLS_NOBODY}')" if table.personal else f"NOT contains({whole}, '@')"
     returned = [name for name in stage_columns(table) if name in present or name not in (*table.names, "_deleted")]
     names = ", ".join(f'"{name}"' for name in returned if name in present)
     query = f"""
@@ -235,7 +272,7 @@ def checking_sql(table: Table, source: str, present: dict[str, str], now: dateti
         SELECT
           {names}, line,
           CASE WHEN code IS NOT NULL THEN CASE code {column_name} END END,
-          CASE WHEN code IS NOT NULL THEN {whole} END,
+          CASE WHEN {excerpt} IS NOT NULL THEN CASE WHEN {tells_nobody} THEN {whole} ELSE '{WITHHELD}' END END,
           CASE WHEN code IS NOT NULL THEN CASE code WHEN 0 THEN fault {reason} END END
         FROM checked
     """

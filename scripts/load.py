@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -35,10 +36,10 @@ from psycopg2.extensions import connection, cursor
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TransferSpeedColumn
 
-from scripts.contract import LONGEST, TABLES, Table, checking_sql, stage_columns
+from scripts.contract import LONGEST, TABLES, WITHHELD, Table, checking_sql, stage_columns
 from scripts.errors import Exit, WarehouseError
 from scripts.records import BLOCK, Records, Refused
-from scripts.settings import connect, settings
+from scripts.settings import check_pii_key, connect, settings
 
 PUBLISH_LOCK, LOADER_LOCK = (7274, 2), (7274, 3)
 """Advisory locks: held shared by whoever writes landing, until the commit; held by the one loader at work."""
@@ -153,6 +154,7 @@ def load(drop: Path) -> LoadResult:
             server.autocommit = True
             with server.cursor() as cur:
                 _be_the_only_loader(cur)
+                check_pii_key(cur)  # with another, nobody who was forgotten would be known
                 loader = _Loader(server, cur, engine, bar)
                 analyzed = 0
                 for name, paths in batches:
@@ -162,7 +164,7 @@ def load(drop: Path) -> LoadResult:
                         analyzed = result.loaded
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise WarehouseError(
-            f"the server failed during the load: {str(error).strip()}",
+            f"the server failed during the load: {_first_line(error)}",
             "every batch is whole in landing or absent: look after the server, then load again",
             Exit.TRANSIENT,
         ) from None
@@ -311,7 +313,7 @@ class _Loader:
         self.cur.execute("SAVEPOINT file")
         try:
             self.cur.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier("landing", table.name)))
-            file.direct = not _one(self.cur)[0]
+            file.direct = not _one(self.cur)[0] and not self.knows_forgotten()
             self.stage_file(path, table, file, begin)
             if file.direct and self.has_repeated(table):  # seldom; nobody may delete from landing
                 self.cur.execute("ROLLBACK TO SAVEPOINT file")
@@ -358,6 +360,8 @@ class _Loader:
             after = os.fstat(raw.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise Refused("it changed while it was read: write it under a hidden name, then rename it")
+        if self.knows_forgotten():
+            self.keep_forgotten(table)
         self.judge_rejects(table, file)
         if not file.direct:
             self.drop_duplicates(table, file)
@@ -447,7 +451,8 @@ class _Loader:
             kinds = [Refused, psycopg2.Error, duckdb.Error]
             failure = min(failures, key=lambda f: next((i for i, kind in enumerate(kinds) if isinstance(f, kind)), 9))
             if isinstance(failure, (duckdb.Error, psycopg2.DataError)):
-                raise Refused(f"it cannot be read: {_first_line(failure)}")
+                # Either may quote a value, which may be personal data.
+                raise Refused(f"it cannot be read: {_without_values(_first_line(failure))}")
             raise failure
 
     def judge_rejects(self, table: Table, file: FileResult) -> None:
@@ -473,6 +478,50 @@ class _Loader:
             )
         rows = "1 row" if file.rejected == 1 else f"{file.rejected:,} rows"
         file.warnings.append(f"{rows} rejected; first: {first}; all in landing.rejects")
+
+    def knows_forgotten(self) -> bool:
+        """Whether any customer was forgotten (scripts/forget.py)."""
+        self.cur.execute("SELECT EXISTS (SELECT FROM ops.forgotten)")
+        return bool(_one(self.cur)[0])
+
+    def keep_forgotten(self, table: Table) -> None:
+        """What is said of forgotten customers goes to their pseudonyms, without personal data."""
+        if table.customer:
+            self.cur.execute(
+                sql.SQL(
+                    """
+                    WITH hashed AS MATERIALIZED (
+                      SELECT id, ops.customer_hash(id) AS customer_hash
+                      FROM (SELECT DISTINCT {customer} AS id FROM {stage} WHERE {condition}) AS named
+                    ), forgotten AS MATERIALIZED (
+                      SELECT id, pseudonym FROM hashed JOIN ops.forgotten USING (customer_hash)
+                    )
+                    UPDATE {stage} AS s SET {changes} FROM forgotten WHERE s.{customer} = id AND {condition}
+                    """
+                ).format(
+                    stage=_stage(table),
+                    customer=sql.Identifier(table.customer),
+                    condition=sql.SQL(table.names_customer),
+                    changes=sql.SQL(", ").join(
+                        [
+                            sql.SQL("{} = pseudonym").format(sql.Identifier(table.customer)),
+                            *(sql.SQL("{} = NULL").format(sql.Identifier(name)) for name in table.personal),
+                        ]
+                    ),
+                )
+            )
+        self.cur.execute(
+            sql.SQL(
+                """
+                UPDATE {stage} SET reject_value = %s
+                WHERE EXISTS (
+                  SELECT FROM unnest(string_to_array(reject_value, ',')) AS part
+                  JOIN ops.forgotten ON customer_hash = ops.customer_hash(part)
+                )
+                """
+            ).format(stage=_stage(table)),
+            [WITHHELD],
+        )
 
     def has_repeated(self, table: Table) -> bool:
         """Whether a version comes twice in landing."""
@@ -692,13 +741,14 @@ def _match_header(names: list[str], table: Table, file: FileResult) -> dict[str,
     """Position of each column of the contract. What a header says is compared, and never becomes part of any SQL."""
     given = [name.strip().lower() for name in names]
     known = [*table.names, "_deleted"]
+    # What is no column's name is not quoted: without a header it is somebody's address.
     if twice := [name for name, times in Counter(given).items() if times > 1]:
-        raise Refused(f"the header has the column '{_excerpt(twice[0])}' twice")
+        places = " and ".join(str(at) for at, name in enumerate(given, 1) if name == twice[0])
+        raise Refused(f"the header has the column {f'{twice[0]} ' if twice[0] in known else ''}twice: at {places}")
     if missing := [column.name for column in table.columns if column.required and column.name not in given]:
+        found = ", ".join(name for name in given if name in known) or "no column of the contract"
         comma = " (the separator must be a comma)" if len(given) == 1 else ""
-        raise Refused(
-            f"required column {', '.join(missing)} is missing; the header is '{_excerpt(','.join(names))}'{comma}"
-        )
+        raise Refused(f"required column {', '.join(missing)} is missing; the header has {found}{comma}")
     if unknown := [name for name in given if name not in known]:
         file.warnings.append(f"columns outside the contract, left out: {_excerpt(', '.join(unknown))}")
     return {name: given.index(name) for name in known if name in given}
@@ -710,6 +760,11 @@ def _excerpt(text: str, length: int = 200) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def _without_values(text: str) -> str:
+    """A message without what it quotes."""
+    return re.sub(r"""(["']).*\1""", "...", text)
 
 
 def _csv_sql(pipe: _Pipe, width: int, positions: dict[str, int], table: Table, now: datetime) -> tuple[str, list[str]]:
@@ -731,7 +786,7 @@ def _parquet_sql(
     try:
         described = engine.execute(f"DESCRIBE FROM {reader})").fetchall()
     except duckdb.Error as error:
-        raise Refused(f"it is not a readable parquet file: {_first_line(error)}") from None
+        raise Refused(f"it is not a readable parquet file: {_without_values(_first_line(error))}") from None
     positions = _match_header([row[0] for row in described], table, file)
     are_text = {column.name for column in table.columns if column.type == "text"}
     for name, at in positions.items():

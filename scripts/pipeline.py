@@ -28,6 +28,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # How ops.acquire_run_lock says that nothing was done (config/postgres/ops.sql).
 BUSY = ("another sqlmesh plan or run is at work", "this machine's clock is")
 
+# How ops.check_pii_key says so.
+WRONG_KEY = ("this session has no key for personal data", "the key for personal data is not the one")
+
 
 # How SQLMesh says that the state is of an older version.
 MIGRATION = "Please run a migration"
@@ -439,6 +442,10 @@ def _sqlmesh(what: str) -> Iterator[None]:
         if marker in text:
             line = text[text.index(marker) :].splitlines()[0]
             raise WarehouseError(line, "nothing was changed; run again when it is done", Exit.LOCKED)
+    for marker in WRONG_KEY:
+        if marker in text:
+            line, _, hint = text[text.index(marker) :].partition("\n")
+            raise WarehouseError(line, hint.splitlines()[0].removeprefix("HINT:").strip(), Exit.MISMATCH)
     hint = "see the messages above, and logs/ for the SQL"
     if causes:
         audits = all(isinstance(cause, AuditError | NodeAuditsErrors) for cause in causes)

@@ -3,6 +3,7 @@
 Nearest wins: environment, then `.env`, then `.warehouse/settings.env` (what this warehouse was last deployed with).
 """
 
+import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import psycopg2
-from psycopg2.extensions import connection
-from pydantic import Field, ValidationError, field_validator
+from psycopg2 import errors
+from psycopg2.extensions import connection, cursor
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -33,6 +35,9 @@ LOGINS = {
     "agent": "warehouse",
     "monitor": "warehouse",
 }
+
+# Logins whose sessions can hash personal data (ops.keyed_hash).
+HASHING = ("loader", "sqlmesh_user")
 
 # What a shell may hold for other servers; libpq would prefer each of these to what is set here.
 FOREIGN = ("PGHOSTADDR", "PGOPTIONS", "PGPASSWORD", "PGSERVICE")
@@ -58,6 +63,7 @@ class Settings(BaseSettings):
     max_reject_share: float = Field(default=0.5, ge=0, le=1)
     warehouse_backups: Path | None = None
     warehouse_backups_kept: int = Field(default=3, ge=1)
+    pii_key: SecretStr | None = Field(default=None, min_length=16)
 
     @classmethod
     def settings_customise_sources(
@@ -108,6 +114,11 @@ class Settings(BaseSettings):
     def certificate(self) -> Path:
         """The embedded server's certificate, which clients check it against."""
         return self.warehouse_home / "server.crt"
+
+    @property
+    def pii_key_file(self) -> Path:
+        """The key of ops.keyed_hash, where PII_KEY does not say it."""
+        return self.warehouse_home / "pii.key"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -173,7 +184,8 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         wrong = [
-            f"{str(e['loc'][0]).upper()}={e['input']!s}: {e['msg'].removeprefix('Value error, ')}"
+            f"{(name := str(e['loc'][0]).upper())}={'...' if name == 'PII_KEY' else e['input']}: "
+            f"{e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         ]
         raise WarehouseError(
@@ -249,11 +261,50 @@ def _drop_foreign() -> None:
 
 def check_passfile() -> None:
     """Refuse a pass file that others can read (libpq would only skip it), or that this account cannot."""
-    path = settings().passfile
+    _check_secret(settings().passfile, "passwords")
+
+
+def _check_secret(path: Path, what: str) -> None:
     if path.exists() and path.stat().st_mode & 0o077:
-        raise WarehouseError(f"{path} holds passwords and others can read it", f"run: chmod 600 {path}")
+        raise WarehouseError(f"{path} holds {what} and others can read it", f"run: chmod 600 {path}")
     if path.exists() and not os.access(path, os.R_OK):
         raise WarehouseError(f"this account cannot read {path}", "run as the account that made it")
+
+
+def pii_key() -> bytes | None:
+    """The key that personal data are hashed with; None where there is none yet. Raises WarehouseError."""
+    now = settings()
+    if now.pii_key:
+        return now.pii_key.get_secret_value().encode()
+    _check_secret(now.pii_key_file, "the key of personal data")
+    return now.pii_key_file.read_bytes().strip() or None if now.pii_key_file.exists() else None
+
+
+def hmac_pads() -> tuple[str, str] | None:
+    """The key as HMAC-SHA256 mixes it into its inner and its outer hash, in hex; None where there is none yet."""
+    key = pii_key()
+    if key is None:
+        return None
+    block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    return bytes(byte ^ 0x36 for byte in block).hex(), bytes(byte ^ 0x5C for byte in block).hex()
+
+
+def hashing_options() -> str:
+    """What libpq's `options` say for ops.keyed_hash to work in the session: the key is in no query and in no log."""
+    pads = hmac_pads()
+    return f"-c warehouse.pii_inner={pads[0]} -c warehouse.pii_outer={pads[1]}" if pads else ""
+
+
+def check_pii_key(cur: cursor) -> None:
+    """Raises WarehouseError (MISMATCH) where the session's key is not the one that hashes were made with."""
+    try:
+        cur.execute("SELECT ops.check_pii_key()")
+    except errors.InvalidAuthorizationSpecification as error:
+        raise WarehouseError(str(error.diag.message_primary), str(error.diag.message_hint), Exit.MISMATCH) from None
+    except errors.UndefinedFunction:
+        raise WarehouseError(
+            "this warehouse was set up by an earlier version of the project", "run `make init`", Exit.MISMATCH
+        ) from None
 
 
 class LoginRefused(WarehouseError):
@@ -275,6 +326,7 @@ def connect(login: str, database: str | None = None, **kwargs: Any) -> connectio
     _drop_foreign()
     os.environ["PGTZ"] = now.utc  # it beats `options`, and libpq has no parameter for it
     dbname = database or LOGINS.get(login, "postgres")
+    options = f"{hashing_options() if login in HASHING else ''} {kwargs.pop('options', '')}"
     parameters = {
         "host": host,
         "port": port,
@@ -284,7 +336,7 @@ def connect(login: str, database: str | None = None, **kwargs: Any) -> connectio
         "passfile": str(now.passfile),
         "application_name": "warehouse",
         "connect_timeout": 10,
-        "options": f"-c TimeZone={now.utc} {kwargs.pop('options', '')}",
+        "options": f"-c TimeZone={now.utc} {options}",
     }
     if now.sslrootcert:
         parameters["sslrootcert"] = now.sslrootcert

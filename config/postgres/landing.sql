@@ -75,7 +75,7 @@ COMMENT ON COLUMN landing.rejects.source_file IS 'Batch folder and file name';
 COMMENT ON COLUMN landing.rejects.table_name IS 'Landing table it was meant for';
 COMMENT ON COLUMN landing.rejects.line IS 'Line of the file on which the record begins; in parquet its row; from 1';
 COMMENT ON COLUMN landing.rejects.column_name IS 'First column at fault, in the order of the contract; empty: the record';
-COMMENT ON COLUMN landing.rejects.value IS 'What stands there, cut to 200 characters';
+COMMENT ON COLUMN landing.rejects.value IS 'What stands there, cut to 200 characters; (withheld) where it may be personal data';
 COMMENT ON COLUMN landing.rejects.reason IS 'What is wrong with it';
 COMMENT ON COLUMN landing.rejects.rejected_at IS 'loaded_at of the batch';
 

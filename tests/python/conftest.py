@@ -20,7 +20,7 @@ from scripts import bootstrap
 from scripts import server as embedded
 from scripts.settings import LOGINS, ROOT, export_environment, settings
 
-OURS = ("WAREHOUSE_", "REPORTING_", "MAX_REJECT_SHARE", "PG", "SQLMESH_")
+OURS = ("WAREHOUSE_", "REPORTING_", "MAX_REJECT_SHARE", "PII_", "PG", "SQLMESH_")
 
 
 def forget_caches() -> None:

@@ -176,6 +176,7 @@ def test_an_admin_who_is_no_superuser_and_then_none(new_home: Callable[[str], Ho
             run(dba, "SELECT 1")
             assert run(root, "SELECT login FROM ops.reap_sessions()") == [("analyst",)]
     assert "in place" in ours.bootstrap(**outside)
+    assert "no record names this customer" in ours.run("forget", "--", "C1", code=Exit.INPUT_REFUSED, **outside)
 
     # From here on without the admin's password, as a team that got its server ready-made.
     passfile.write_text(passfile.read_text().replace(admins_line, ""))
@@ -184,7 +185,7 @@ def test_an_admin_who_is_no_superuser_and_then_none(new_home: Callable[[str], Ho
         run(root, "DROP SCHEMA ml CASCADE")
     told = ours.bootstrap(code=Exit.SERVICE_DOWN, **outside)
     assert "lacks schemas" in told and "roles.sql" in told and "landing.sql" in told and "WAREHOUSE_ADMIN" in told
-    assert not ours.path.exists()
+    assert [path.name for path in ours.path.iterdir()] == ["pii.key"]
 
 
 # ---- the run lock -----------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from tests.python.conftest import Home, forget_caches
 pytestmark = pytest.mark.slow
 
 ZONE = "America/New_York"
-STORED = ("staging", "marts", "ml")
+STORED = ("staging", "marts", "marts_pii", "ml")
 START = datetime(2026, 3, 6, tzinfo=UTC)  # the clocks change in New York on the 8th
 
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ class Warehouse:
 
     def __init__(self, home: Path, drops: Path, zone: str = ZONE, currency: str = "USD") -> None:
         self.home, self.drops, self.batches = Home(home), drops, 0
-        self.reporting = {"REPORTING_TIMEZONE": zone, "REPORTING_CURRENCY": currency}
+        self.reporting = {"REPORTING_TIMEZONE": zone, "REPORTING_CURRENCY": currency, "PII_KEY": "the key of the tests"}
 
     def __enter__(self) -> "Warehouse":
         self.patch = pytest.MonkeyPatch()
@@ -248,7 +248,14 @@ class Shop:
         return f"{self.random.randrange(most) / 7:.4f}"
 
     def _customer(self) -> Row:
-        return {"customer_id": self._key("C"), "country_code": self.random.choice(["US", "DE", ""])} | self._stamp()
+        customer, country = self._key("C"), self.random.choice(["US", "DE", ""])
+        address = f" {customer}@{country}.Example.com " if country else ""
+        return {
+            "customer_id": customer,
+            "country_code": country,
+            "email": address,
+            "full_name": customer,
+        } | self._stamp()
 
     def _product(self) -> Row:
         return {"product_id": self._key("P"), "product_name": self._key("tea ")} | self._stamp()
@@ -313,7 +320,7 @@ def test_the_definitions_cover_every_column(warehouse: Warehouse, tmp_path: Path
         expected = oracle.expected(session, tmp_path, ZONE, "USD")
     columns = warehouse.read(
         "SELECT table_schema || '.' || table_name, column_name FROM information_schema.columns"
-        " WHERE table_schema IN ('marts', 'ml')"
+        " WHERE table_schema IN ('marts', 'marts_pii', 'ml')"
     )
     assert {(mart, name) for mart, (names, _) in expected.items() for name in names} == set(columns)
 

@@ -150,7 +150,10 @@ class Shop(RuleBasedStateMachine):
 
     @rule(customer=CUSTOMERS, country=st.sampled_from(["US", "NA", ""]))
     def a_customer(self, customer: str, country: str) -> None:
-        self.send("customers", customer, customer_id=customer, country_code=country, created_at=at(1), _deleted=False)
+        self.send(
+            "customers", customer, customer_id=customer, email=f"{customer}@{country}.Example.com", full_name=customer,
+            country_code=country, created_at=at(1), _deleted=False,
+        )  # fmt: skip
 
     @rule(product=PRODUCTS, price=MONEY, name=st.sampled_from(["tea", 'te\\N\n"a"']))
     def a_product(self, product: str, price: str, name: str) -> None:
@@ -253,7 +256,7 @@ def empty(warehouse: Warehouse) -> None:
     with closing(connect("postgres", "warehouse")) as admin, admin.cursor() as cursor:
         cursor.execute(
             "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables"
-            " WHERE schemaname IN ('landing', 'analytics_staging', 'analytics_marts', 'analytics_ml')"
+            " WHERE schemaname IN ('landing', 'analytics_staging', 'analytics_marts', 'analytics_marts_pii', 'analytics_ml')"
             " AND tablename NOT LIKE 'exchange_rates%'"  # it hangs on no record
         )
         (tables,) = cursor.fetchone() or ("",)

@@ -228,6 +228,32 @@ CASES = [
         python_model(reads="ml.customer_features"),
         "ml reads seeds.exchange_rates",
     ),
+    Case(
+        "layer_order",
+        sql_model(query="SELECT order_date, net_sales FROM marts_pii.customers"),
+        sql_model("marts_pii.customers", query="SELECT order_date, net_sales FROM marts.dim_customers"),
+        "marts reads marts_pii.customers",
+    ),
+    Case(
+        "personal_data",
+        sql_model(columns="columns (order_date DATE, contact_email TEXT)"),
+        sql_model(columns="columns (order_date DATE, email_hash TEXT)"),
+        "contact_email is personal data: show email_hash, or move the model to marts_pii",
+    ),
+    Case(
+        "personal_data",
+        select("UPPER(orders.full_name)"),
+        sql_model(
+            "marts_pii.daily_sales", columns="columns (x TEXT)", query="SELECT full_name AS x FROM staging.customers"
+        ),
+        "full_name is personal data",
+    ),
+    Case(
+        "personal_data",
+        select("MD5(email)"),
+        sql_model("staging.daily_sales", columns="columns (x TEXT)", query="SELECT email AS x FROM raw.customers"),
+        "email is personal data",
+    ),
     Case("kinds_allowed", sql_model(kind="VIEW"), sql_model(), "every reader pay"),
     Case(
         "kinds_allowed",

@@ -19,7 +19,7 @@ from tests.python.test_end_to_end import Shop, Warehouse
 
 pytestmark = pytest.mark.slow
 
-SCHEMAS = ("seeds", "raw", "staging", "marts", "ml")
+SCHEMAS = ("seeds", "raw", "staging", "marts", "marts_pii", "ml")
 
 
 @pytest.fixture
