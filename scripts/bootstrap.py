@@ -175,7 +175,10 @@ def _explained(admin: connection) -> Iterator[None]:
 def _check_without_admin(refusal: WarehouseError) -> None:
     """Pass when every login works and every schema is there; else say what a DBA must run."""
     schemas = (f"to_regnamespace('{name}')" for name in ("landing", "ops", "marts", "ml", "meta", "marts_pii"))
-    functions = (f"to_regprocedure('ops.{name}')" for name in ("acquire_run_lock(timestamptz)", "reap_sessions()", "check_pii_key()"))
+    functions = (
+        f"to_regprocedure('ops.{name}')"
+        for name in ("acquire_run_lock(timestamptz)", "reap_sessions()", "check_pii_key()")
+    )
     expected = ", ".join([*schemas, "to_regclass('landing.orders')", "to_regclass('meta.models')", *functions])
     try:
         for login in LOGINS:

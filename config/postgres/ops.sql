@@ -1,4 +1,5 @@
--- Schema ops: what keeps runs and loads from each other, and hashes personal data. Run by the owner of database warehouse, again at any time.
+-- Schema ops: what keeps runs and loads from each other, and hashes personal data. Run by the owner of database
+-- warehouse, again at any time.
 --
 -- Advisory locks of this project, in database warehouse, all held by sessions:
 --   (7274, 1) run      one plan or run at a time; taken by ops.acquire_run_lock in before_all

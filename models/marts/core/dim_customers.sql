@@ -10,12 +10,12 @@ MODEL (
   description 'One row per customer, known or only named by an order, a refund or a ticket. Answers: who buys, from where, since when? Excludes e-mail and name, which are personal data (marts_pii.customers). A customer that no customers file has described is kept as an unknown member: is_known is false and the attributes are unknown (docs/decisions/0006-unknown-members.md).',
   column_descriptions (
     customer_id = 'Key of the customer, as delivered.',
-    email_hash = 'Keyed hash of the e-mail address: equal where the addresses are, and nobody can tell the address from it; joins marts_pii.customers. NULL where unknown.',
     is_known = 'True: a customers file describes this customer.',
     country_code = 'ISO 3166 code of two letters, or unknown.',
     country_name = 'Name of the country, or unknown.',
     created_at = 'When the customer was created; NULL where unknown.',
-    created_date = 'Local day of created_at.'
+    created_date = 'Local day of created_at.',
+    email_hash = 'Keyed hash of the e-mail address: equal where the addresses are, and nobody can tell the address from it; joins marts_pii.customers. NULL where unknown.'
   ),
   audits (
     grain_is_unique(columns := customer_id)
@@ -65,12 +65,12 @@ WITH touched AS (
 )
 SELECT
   named.customer_id::TEXT,
-  known.email_hash::TEXT,
   NOT known.customer_id IS NULL AS is_known,
   COALESCE(known.country_code, 'unknown')::TEXT AS country_code,
   COALESCE(known.country_name, 'unknown')::TEXT AS country_name,
   known.created_at::TIMESTAMPTZ,
-  @local_date(known.created_at) AS created_date
+  @local_date(known.created_at) AS created_date,
+  known.email_hash::TEXT
 FROM named
 LEFT JOIN known
   ON named.customer_id = known.customer_id;
