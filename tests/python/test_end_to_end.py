@@ -19,7 +19,7 @@ import pytest
 from scripts import bootstrap, pipeline
 from scripts import server as embedded
 from scripts.errors import Exit, WarehouseError
-from scripts.settings import ROOT, connect, export_environment, settings
+from scripts.settings import ROOT, connect, export_environment, settings, write_whole
 from tests.python import oracle
 from tests.python.conftest import Home, forget_caches
 
@@ -33,11 +33,16 @@ Row = dict[str, Any]
 
 
 class Warehouse:
-    """A warehouse of its own in this process: settings, SQLMesh context and caches point at it while it is entered."""
+    """A warehouse of its own in this process: settings, SQLMesh context and caches point at it while it is entered.
+
+    All have one `key` of personal data, so that they can be compared.
+    """
+
+    key = "the key of the tests"
 
     def __init__(self, home: Path, drops: Path, zone: str = ZONE, currency: str = "USD") -> None:
         self.home, self.drops, self.batches = Home(home), drops, 0
-        self.reporting = {"REPORTING_TIMEZONE": zone, "REPORTING_CURRENCY": currency, "PII_KEY": "the key of the tests"}
+        self.reporting = {"REPORTING_TIMEZONE": zone, "REPORTING_CURRENCY": currency}
 
     def __enter__(self) -> "Warehouse":
         self.patch = pytest.MonkeyPatch()
@@ -47,6 +52,8 @@ class Warehouse:
         forget_caches()
         pipeline.deployed.cache_clear()
         embedded.up()
+        if self.key and not settings().pii_key_file.exists():
+            write_whole(settings().pii_key_file, self.key, 0o600)
         bootstrap.apply()
         export_environment()
         return self
