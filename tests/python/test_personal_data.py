@@ -342,14 +342,18 @@ def run(now: Any) -> None:
         pipeline.deployed().run("prod", ignore_cron=True, end=now, execution_time=now)
 
 
-def test_a_key_that_is_lost_is_not_replaced(warehouse: Warehouse, said: str) -> None:
+def test_a_key_that_is_lost_is_not_replaced(
+    warehouse: Warehouse, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, kept = warehouse.home.path / "pii.key", warehouse.home.path / "kept"
     file.rename(kept)
     try:
-        with pytest.raises(WarehouseError, match="their key is not here") as refusal:
-            bootstrap.apply()
-        assert refusal.value.code == Exit.MISMATCH
+        bootstrap.apply()
+        assert "their key is not here" in capsys.readouterr().err
         assert not file.exists()
+        with pytest.raises(WarehouseError, match="this session has no key") as refusal:
+            pipeline.load(warehouse.drops)
+        assert refusal.value.code == Exit.MISMATCH
         file.write_text("known to all, but long enough")
         file.chmod(0o644)
         with pytest.raises(WarehouseError, match="chmod 600"):
