@@ -21,6 +21,7 @@ class Column:
 
     `key` columns are required even of deleted rows. `allowed` values are compared in lower case without outer blanks,
     and landed so. A code of so many `letters` is landed in upper case. Bounds are SQL: a number or another column.
+    `personal` data stay in staging, and out of what is recorded and told.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Column:
     above: str | None = None
     at_least: str | None = None
     at_most: str | None = None
+    personal: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ TABLES = {
             "customers",
             (
                 _key("customer_id"),
-                Column("email"),
-                Column("full_name"),
+                Column("email", personal=True),
+                Column("full_name", personal=True),
                 Column("country_code", letters=2),
                 _time("created_at", required=False),
                 _time("updated_at"),
@@ -174,6 +176,15 @@ TABLES = {
         ),
     )
 }
+
+PERSONAL = tuple(column.name for table in TABLES.values() for column in table.columns if column.personal)
+"""Personal data; tests/python/test_project.py sees to it that what models derive from them is called after them."""
+
+
+def is_personal(name: str) -> bool:
+    """Whether a column holds personal data or what was derived from them, by its name (email, email_domain)."""
+    return any(personal in name.lower() for personal in PERSONAL)
+
 
 # Forms of values, as regular expressions that must match the whole value. Outer blanks (spaces) are let pass.
 _INTEGER = r" *[+-]?\d+(?:\.0*)? *"
