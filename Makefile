@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql reap load refresh audit forget export profile contracts generate doctor restate backup restore restore-drill migrate plan deploy check format lock audit-deps bench parity soak reference-data
+.PHONY: help run test init up down status env psql reap load refresh schedule audit forget export profile contracts generate doctor restate backup restore restore-drill migrate plan deploy check format lock audit-deps bench parity soak reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -57,8 +57,11 @@ load: $(VENV)/runtime ## Load the batches in a folder: make load DROP=folder.
 	@test -n "$(DROP)" || { echo "error: which folder? make load DROP=folder" >&2; exit 40; }
 	@$(RUN) load "$(DROP)"
 
-refresh: $(VENV)/runtime ## The scheduled job: load (with DROP=folder), then bring every model up to now.
-	@$(RUN) refresh $(if $(DROP),"$(DROP)")
+refresh: $(VENV)/runtime ## The scheduled job: load (with DROP=folder), then bring every model up to now [QUIET=1].
+	@$(RUN) refresh $(if $(DROP),"$(DROP)") $(if $(QUIET),--quiet)
+
+schedule: $(VENV)/runtime ## Print the crontab line of the scheduled job, or install it: make schedule DROP=folder [INSTALL=1].
+	@$(RUN) schedule $(if $(DROP),"$(DROP)") $(if $(INSTALL),--install)
 
 generate: $(VENV)/runtime ## A made-up shop of any size: make generate ORDERS=10000000 [DROP=folder DAYS=7 SEED=7 DIRT=1].
 	@$(RUN) generate $(if $(DROP),"$(DROP)") $(if $(ORDERS),--orders "$(ORDERS)") $(if $(DAYS),--days "$(DAYS)") \

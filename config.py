@@ -1,4 +1,4 @@
-"""SQLMesh's configuration: the settings are in config/*.yaml, one top-level key in one file."""
+"""SQLMesh's configuration: the settings are in config/gateways.yaml and warehouse.yaml, each key in one file."""
 
 import warnings
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlmesh.core.config import Config, load_config_from_yaml
 from sqlmesh.utils.errors import ConfigError
 
-from scripts import adapter, evaluator
+from scripts import adapter, evaluator, recorder
 from scripts.errors import WarehouseError
 from scripts.settings import export_environment
 
@@ -16,11 +16,12 @@ except WarehouseError as error:
     raise ConfigError(str(error)) from None
 adapter.register()
 evaluator.register()
+recorder.register()
 warnings.filterwarnings("ignore", module=r"sqlmesh\.")  # of its own use of pandas, pages of them
 config = Config(
     **{
         key: value
-        for file in sorted((Path(__file__).parent / "config").glob("*.yaml"))
-        for key, value in load_config_from_yaml(file).items()
+        for name in ("gateways", "warehouse")
+        for key, value in load_config_from_yaml(Path(__file__).parent / "config" / f"{name}.yaml").items()
     }
 )

@@ -1,13 +1,16 @@
 """The commands: `python -m scripts COMMAND`, each also a make target."""
 
+import contextlib
+import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from scripts import backup, pipeline, server, sessions
-from scripts.errors import WarehouseError
+from scripts import backup, log, pipeline, server, sessions
+from scripts.errors import Exit, WarehouseError, describe, of_database, sqlstate
 from scripts.settings import settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -63,9 +66,37 @@ def load(drop: Drop) -> None:
 
 
 @app.command()
-def refresh(drop: Annotated[Path | None, typer.Argument(help="Folder to load first.")] = None) -> None:
+def refresh(
+    drop: Annotated[Path | None, typer.Argument(help="Folder to load first.")] = None,
+    quiet: Annotated[bool, typer.Option(help="Say nothing on success, and all on standard error otherwise.")] = False,
+) -> None:
     """The scheduled job: load, then bring every model up to now."""
-    pipeline.refresh(drop)
+    with _quiet() if quiet else contextlib.nullcontext():
+        pipeline.refresh(drop)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep standard output back, and put it on standard error when it ends in a failure."""
+    kept = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(kept):
+            yield
+    except BaseException:
+        sys.stderr.write(kept.getvalue())
+        raise
+
+
+@app.command()
+def schedule(
+    drop: Annotated[Path | None, typer.Argument(help="Folder to load first.")] = None,
+    install: Annotated[bool, typer.Option(help="Put the line into this account's crontab.")] = False,
+) -> None:
+    """Print the crontab line of the scheduled job; on request, install it."""
+    from scripts.schedule import install as put
+    from scripts.schedule import line
+
+    print(put(drop) if install else line(drop))
 
 
 @app.command()
@@ -190,12 +221,25 @@ def run() -> None:
 
 
 def main() -> None:
-    """Run one command. A fault that a person can act on ends with its message and exit code, without a trace."""
+    """Run one command. Whatever goes wrong ends with one message and its exit code, without a trace on the screen."""
     try:
         app()
-    except WarehouseError as error:
+    except Exception as error:
+        sys.exit(_end(error))
+
+
+def _end(error: Exception) -> Exit:
+    """Tell what ended a command, and give its exit code. What nobody expected is a bug, with its trace in the logs."""
+    if sqlstate(error) and not isinstance(error, WarehouseError):
+        fault = of_database(error, "the database failed", "look after the server, then run again")
+        error = error if fault.code == Exit.BUG else fault
+    if isinstance(error, WarehouseError):
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+        log.event("error", what=error.what, exit_code=int(error.code))
+        return error.code
+    print(f"error: a bug: {type(error).__name__}: {describe(error)}", file=sys.stderr)
+    print(f"  report it with its trace, at the end of {log.trace(error)}", file=sys.stderr)
+    return Exit.BUG
 
 
 if __name__ == "__main__":

@@ -367,7 +367,8 @@ def _connect(**kwargs: Any) -> connection:
         made: connection = psycopg2.connect(**kwargs)
         return made
     except psycopg2.OperationalError as error:
-        raise SQLMeshError(str(explain(error, kwargs["user"], kwargs["database"]))) from None
+        explained = explain(error, kwargs["user"], kwargs["database"])
+        raise SQLMeshError(str(explained)) from explained
 
 
 class SecondConnection(DuckDBConnectionConfig):

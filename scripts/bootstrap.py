@@ -180,7 +180,8 @@ def _check_without_admin(refusal: WarehouseError) -> None:
         f"to_regprocedure('ops.{name}')"
         for name in ("acquire_run_lock(timestamptz)", "reap_sessions()", "check_pii_key()")
     )
-    expected = ", ".join([*schemas, "to_regclass('landing.orders')", "to_regclass('meta.models')", *functions])
+    tables = (f"to_regclass('{name}')" for name in ("landing.orders", "meta.models", "ops.runs"))
+    expected = ", ".join([*schemas, *tables, *functions])
     try:
         for login in LOGINS:
             with closing(connect(login)) as session, session.cursor() as cursor:

@@ -201,7 +201,7 @@ TABLES = {
 }
 
 PERSONAL = tuple(column.name for table in TABLES.values() for column in table.columns if column.personal)
-"""Names of the columns that hold personal data."""
+"""Personal data; tests/python/test_project.py sees to it that what models derive from them is called after them."""
 
 
 def is_personal(name: str) -> bool:

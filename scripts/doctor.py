@@ -22,7 +22,7 @@ from psycopg2.extensions import connection
 from sqlglot import exp
 
 from macros.create_index import index_name
-from scripts import backup, bootstrap, pipeline
+from scripts import backup, bootstrap, freshness, pipeline
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import LOGINS, connect, settings
@@ -663,6 +663,15 @@ def loads(warehouse: Warehouse) -> Findings:
         )
 
 
+def ages(warehouse: Warehouse) -> Findings:
+    stale = freshness.check(warehouse.session("sqlmesh_user"))
+    for one in stale:
+        told = f"freshness: {one.subject} {one.what}"
+        yield Finding(one.level, told, "late-data.md#data-are-too-old", Exit.DATA_QUALITY)
+    if not stale:
+        yield Finding("ok", "freshness: nothing is older than config/freshness.yaml allows")
+
+
 def waiting_children(warehouse: Warehouse) -> Findings:
     if not warehouse.value("SELECT TO_REGCLASS('marts.waiting_records') IS NOT NULL"):
         return
@@ -727,6 +736,7 @@ CHECKS: list[Callable[[Warehouse], Findings]] = [
     bloat,
     slow_queries,
     loads,
+    ages,
     waiting_children,
     backups,
 ]

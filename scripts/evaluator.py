@@ -10,15 +10,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 from sqlglot import exp
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 
 from macros.touched import TOUCHED, replaced_key
+from scripts.contract import is_personal
 
 _NOT_OF_AUDITS = {"allow_destructive_snapshots", "allow_additive_snapshots", "batch_index", "target_table_exists"}
 
-FIRST_ROWS = "first_rows"
-"""Where the query of a failed audit keeps its first rows, as texts."""
+FIRST_ROWS, KEPT_ROWS = "first_rows", 50
+"""Where the query of a failed audit keeps its first rows, by column; and how many."""
+
+BLANK = "(personal)"
+"""What stands there instead of personal data: rows are told, recorded and mailed."""
 
 _audited = threading.local()  # .results: of the model that this thread has just evaluated
 
@@ -38,10 +43,8 @@ def _evaluate(original: Callable[..., Any], audit: Callable[..., Any]) -> Callab
         try:
             with adapter.transaction():
                 wap_id = original(self, snapshot, **kwargs)
-                results = audit(self, snapshot, **of_audits)
-                if refusals := [result for result in results if result.count and result.blocking]:
-                    for result in refusals:
-                        keep_first_rows(adapter, result.query)
+                results = _keep_first_rows(adapter, audit(self, snapshot, **of_audits))
+                if any(result.count and result.blocking for result in results):
                     raise _Refused
                 if replaced_key(adapter):
                     adapter.execute(f"DROP TABLE {TOUCHED}")
@@ -63,12 +66,20 @@ def _is_standing_view(snapshot: Snapshot, adapter: Any, deployability_index: Any
     return bool(intervals and not has_more and adapter.table_exists(snapshot.table_name(is_deployable)))
 
 
-def keep_first_rows(adapter: Any, query: exp.Query) -> None:
-    """What an audit found goes with its query, to be told: after the rollback nobody can ask again."""
-    rows = adapter.fetchdf(exp.select("*").from_(query.copy().subquery("found")).limit(3), quote_identifiers=True)
-    query.meta[FIRST_ROWS] = [
-        ", ".join(f"{name} {value}" for name, value in list(row.items())[:5]) for row in rows.to_dict("records")
-    ]
+def _keep_first_rows(adapter: Any, results: list[Any]) -> list[Any]:
+    """What an audit found goes with its query, to be told: after a rollback nobody can ask again."""
+    for result in results:
+        if result.count:
+            found = exp.select("*").from_(result.query.copy().subquery("found")).limit(KEPT_ROWS)
+            rows = adapter.fetchdf(found, quote_identifiers=True).to_dict("records")
+            result.query.meta[FIRST_ROWS] = [{name: _told(name, value) for name, value in row.items()} for row in rows]
+    return results
+
+
+def _told(name: str, value: Any) -> Any:
+    if value is None or value is pd.NaT or value is pd.NA or value != value:  # of pandas: no value
+        return None
+    return BLANK if is_personal(name) else value
 
 
 def _audit(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +88,7 @@ def _audit(original: Callable[..., Any]) -> Callable[..., Any]:
         audited, _audited.results = getattr(_audited, "results", None), None
         if audited and audited[0] == snapshot.snapshot_id:
             return audited[1]
-        return original(self, snapshot, **kwargs)
+        return _keep_first_rows(self.get_adapter(snapshot.model_gateway), original(self, snapshot, **kwargs))
 
     return audit
 

@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TransferSpeedColumn
 
 from scripts.contract import LONGEST, TABLES, WITHHELD, Table, checking_sql, stage_columns
-from scripts.errors import Exit, WarehouseError
+from scripts.errors import Exit, WarehouseError, of_database
 from scripts.records import BLOCK, Records, Refused
 from scripts.settings import check_pii_key, connect, settings
 
@@ -98,13 +98,14 @@ class LoadResult:
         return Exit.INPUT_REFUSED if self.refused else 0
 
     def print_summary(self) -> None:
-        """One line per table on standard output; what went wrong, and notes, on standard error."""
+        """One line per table, and notes, on standard output; what went wrong on standard error."""
         for note in self.notes:
-            print(f"note: {note}", file=sys.stderr)
+            print(f"note: {note}")
         for file in self.files:
+            is_known = file.status == "known"
             for warning in file.warnings:
-                kind = "note" if file.status == "known" else "warning"
-                print(f"{kind}: {file.path}: {warning}", file=sys.stderr)
+                kind, stream = ("note", sys.stdout) if is_known else ("warning", sys.stderr)
+                print(f"{kind}: {file.path}: {warning}", file=stream)
             if file.error:
                 print(f"refused: {file.path}: {file.error}", file=sys.stderr)
         if not self.files:
@@ -163,10 +164,10 @@ def load(drop: Path) -> LoadResult:
                         cur.execute("SELECT landing.analyze()")
                         analyzed = result.loaded
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        raise WarehouseError(
-            f"the server failed during the load: {_first_line(error)}",
+        raise of_database(
+            error,
+            "the server failed during the load",
             "every batch is whole in landing or absent: look after the server, then load again",
-            Exit.TRANSIENT,
         ) from None
     return result
 
@@ -231,17 +232,8 @@ def _be_the_only_loader(cur: cursor) -> None:
     cur.execute("SELECT pg_try_advisory_lock(%s, %s)", LOADER_LOCK)
     if _one(cur)[0]:
         return
-    cur.execute(
-        """
-        SELECT string_agg(pid::TEXT, ', ') FROM pg_locks
-        WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 2 AND granted
-          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        """,
-        LOADER_LOCK,
-    )
-    raise WarehouseError(
-        f"another loader is at work (server process {_one(cur)[0]})", "load again when it is done", Exit.LOCKED
-    )
+    cur.execute("SELECT coalesce(ops.lock_holder(%s), 'it has just ended')", [LOADER_LOCK[1]])
+    raise WarehouseError(f"another loader is at work: {_one(cur)[0]}", "load again when it is done", Exit.LOCKED)
 
 
 def _one(cur: cursor) -> tuple[Any, ...]:

@@ -4,29 +4,51 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
 from psycopg2 import errors
+from psycopg2.extensions import connection
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from scripts import backup, bootstrap, catalog, server, sessions
+from scripts import alerts, backup, bootstrap, catalog, log, server, sessions
 from scripts.contract import TABLES
-from scripts.errors import Exit, WarehouseError
+from scripts.errors import Exit, Failure, PassingFault, WarehouseError, of_database, plain_name, sqlstate
+from scripts.recorder import recorded
 from scripts.settings import ROOT, connect, export_environment, remember_reporting, settings
 
 if TYPE_CHECKING:
     from sqlmesh import Context
+    from sqlmesh.core.snapshot import Snapshot
     from sqlmesh.utils.errors import AuditError
 
 PROD = "prod"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # How ops.acquire_run_lock says that nothing was done (config/postgres/ops.sql).
-BUSY = ("another sqlmesh plan or run is at work", "this machine's clock is")
+BUSY = {
+    "another sqlmesh plan or run is at work": Exit.LOCKED,
+    "a load has been publishing for 10 minutes": Exit.LOCKED,
+    "this machine's clock is": Exit.SERVICE_DOWN,
+}
+
+ATTEMPTS, FIRST_PAUSE, LONGEST_PAUSE = 3, 2, 20
+"""How often something is done that failed for a reason which may pass, and seconds between."""
+
+CLOCK_SECONDS = 60
+"""The clocks of this machine and of the server may differ by so much."""
+
+FREE_BYTES = 256 << 20
+"""With less room on the disk of the embedded server nothing is begun: a disk that is full stops PostgreSQL."""
+
+OUTAGE = timedelta(hours=26)
+"""A scheduled job that has not run for longer has missed more than a night, and says that it catches up."""
 
 # How ops.check_pii_key says so.
 WRONG_KEY = ("this session has no key for personal data", "the key for personal data is not the one")
@@ -48,14 +70,16 @@ def deployed() -> "Context":
     try:
         _ = made.state_sync
     except SQLMeshError as error:
+        if sqlstate(error):
+            raise of_database(error, "the state could not be read", "look after the server, then run again") from None
         raise _other_version(error) from None
     return made
 
 
 def _open() -> "Context":
     export_environment()
-    for login in ("sqlmesh_user", "sqlmesh_state_user"):
-        connect(login).close()  # says what is wrong with the server, and at once
+    _ask("SELECT TRUE")
+    connect("sqlmesh_state_user").close()  # says what is wrong with the server, and at once
     os.environ.setdefault("MAX_FORK_WORKERS", "1")  # of SQLMesh: forking costs a project of this size a second of CPU
     from sqlmesh import Context, configure_logging  # 2 s of import, only for the commands that need it
     from sqlmesh.core.console import configure_console
@@ -67,6 +91,7 @@ def _open() -> "Context":
         configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)
         logging.getLogger("sqlmesh").propagate = False
         made = Context(paths=[str(ROOT)], load=False)
+        made._load_materializations()  # before what is deployed is read: its kinds would be unknown
     _spare_the_collector()
     return made
 
@@ -115,16 +140,21 @@ def deploy() -> None:
     protect. Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
     """
     sessions.reap()
+    with recorded("plan", PROD):
+        _patiently(_deploy)
+
+
+def _deploy() -> None:
     environment = context().state_reader.get_environment(PROD)
-    is_first = environment is None
     if environment and environment.finalized_ts:
         with _sqlmesh("the plan for prod was not made"):
             has_changes = context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().has_changes
         if not has_changes:
             _say("prod has the code of this folder already")
-            run_missing()
+            _run_missing()
             _publish()
             return
+    is_first = environment is None
     with _sqlmesh("the plan for prod was not applied"):
         context().plan(
             PROD,
@@ -149,51 +179,140 @@ def _publish() -> None:
 
 
 def refresh(drop: Path | None = None) -> None:
-    """The scheduled job: load what is in `drop`, then bring every model of prod up to now.
+    """The scheduled job: load what is in `drop`, then bring every model of prod up to now; record, alert, check ages.
 
-    Raises WarehouseError: INPUT_REFUSED when a file was refused (the rest is loaded and run all the same), DATA_QUALITY
-    when a check failed, LOCKED when another run is at work.
+    However long it was not called, one call does all that is missing, once and in order. Raises WarehouseError:
+    INPUT_REFUSED when a file was refused (the rest is loaded and run all the same), DATA_QUALITY when a check failed or
+    data are too old, LOCKED when another run is at work.
     """
-    sessions.reap()
+    steps: dict[str, alerts.Troubles] = {}
     refused = None
-    if drop is not None:
+    try:
+        with _step("server", steps):
+            _patiently(_check_server)
+            sessions.reap()
+        _say_what_was_missed()
+        if drop is not None:
+            try:
+                with _step("load", steps):
+                    load(drop)
+            except WarehouseError as error:
+                if error.code != Exit.INPUT_REFUSED:
+                    raise
+                refused = error
         try:
-            load(drop)
-        except WarehouseError as error:
-            if error.code != Exit.INPUT_REFUSED:
-                raise
-            refused = error
-    run_missing()
-    if refused:
-        raise refused
+            with _step("run", steps):
+                run_missing()
+            with _step("freshness", steps):
+                _check_freshness()
+        except WarehouseError:
+            if refused:
+                print(f"error: {refused}", file=sys.stderr)
+            raise
+        if refused:
+            raise refused
+        alerts.beat()
+    finally:
+        alerts.settle(steps, _session_that_works)
+
+
+@contextlib.contextmanager
+def _step(name: str, steps: "dict[str, alerts.Troubles]") -> Iterator[None]:
+    """Note how a step went, for the alerts. That another run is at work is no trouble, and tells nothing."""
+    try:
+        yield
+        steps[name] = {}
+    except Exception as error:
+        if getattr(error, "code", None) != Exit.LOCKED:
+            steps[name] = alerts.troubles(error)
+        raise
+
+
+def _check_server() -> None:
+    """Before anything is begun: every login works, the clocks agree, and the disk has room. Raises WarehouseError."""
+    for login in ("loader", "sqlmesh_state_user"):
+        connect(login).close()
+    ahead = (datetime.now(UTC) - _ask("SELECT CLOCK_TIMESTAMP()")).total_seconds()
+    if abs(ahead) > CLOCK_SECONDS:
+        raise WarehouseError(
+            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's",
+            "set both clocks right (NTP), then run again",
+        )
+    if settings().embedded:
+        free = shutil.disk_usage(settings().warehouse_home).free
+        if free < FREE_BYTES:
+            raise WarehouseError(
+                f"the disk of {settings().warehouse_home} has {free >> 20} MB left", "make room, then run again"
+            )
+
+
+def _say_what_was_missed() -> None:
+    """After an outage: since when, and that this one run makes up for it."""
+    gap: timedelta | None = None
+    with contextlib.suppress(psycopg2.Error):  # the recorder says what is wrong with its tables
+        gap = _ask(
+            "SELECT CLOCK_TIMESTAMP() - MAX(started_at) FROM ops.runs"
+            " WHERE kind IN ('run', 'plan') AND environment = %(environment)s AND status = 'done'",
+            environment=PROD,
+        )
+    if gap and gap > OUTAGE:
+        _say(f"the last run was {gap.days} day(s), {gap.seconds // 3600} hour(s) ago: doing all that is missing since")
+        log.event("catching up", hours=gap.total_seconds() // 3600)
+
+
+def _check_freshness() -> None:
+    """Tell what is older than config/freshness.yaml allows. Raises WarehouseError (DATA_QUALITY) for its errors."""
+    from scripts import freshness
+
+    found = freshness.check(_session())
+    for finding in found:
+        if finding.level == "warn":
+            _say(f"warning: {finding.subject} {finding.what}\n  {finding.hint}")
+    if errors := [finding for finding in found if finding.level == "error"]:
+        stale = WarehouseError(
+            "; ".join(f"{finding.subject} {finding.what}" for finding in errors),
+            "\n  ".join(dict.fromkeys(finding.hint for finding in errors)),
+            Exit.DATA_QUALITY,
+        )
+        stale.failures = [Failure(finding.subject, finding.owner, finding.what) for finding in errors]
+        raise stale
 
 
 def load(drop: Path) -> None:
     """Load the batches in `drop` and print a line per table. Raises WarehouseError when a file was refused."""
     from scripts.load import load as load_batches
 
+    def work() -> None:
+        result = load_batches(drop)
+        result.print_summary()
+        if result.refused:
+            raise WarehouseError(
+                f"{len(result.refused)} file(s) refused, the rest is loaded",
+                "correct them and load the folder again; what is loaded is not loaded twice",
+                Exit.INPUT_REFUSED,
+            )
+
     _say(f"loading {drop}")
-    result = load_batches(drop)
-    result.print_summary()
-    if result.refused:
-        raise WarehouseError(
-            f"{len(result.refused)} file(s) refused, the rest is loaded",
-            "correct them and load the folder again; what is loaded is not loaded twice",
-            Exit.INPUT_REFUSED,
-        )
+    with recorded("load"):
+        _patiently(work)
 
 
 def run_missing() -> None:
-    """Evaluate every model of prod for what was loaded since its last run."""
+    """Evaluate every model of prod for what was loaded since its last run; finish a deployment that died before it.
+
+    Raises WarehouseError: MISMATCH when there is no prod, or its deployment did not finish and is not of this folder.
+    """
+    with recorded("run", PROD):
+        _patiently(_run_missing)
+
+
+def _run_missing() -> None:
     environment = deployed().state_reader.get_environment(PROD)
     if environment is None:
         raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
     if not environment.finalized_ts:
-        raise WarehouseError(
-            "a deployment is at work, or one did not finish",
-            "wait for it, or run `make deploy`, which goes on where that one stopped",
-            Exit.MISMATCH,
-        )
+        _finish()
+        return
     snapshots = deployed().state_reader.get_snapshots(environment.snapshots).values()
     stored = [snapshot for snapshot in snapshots if not (snapshot.is_symbolic or snapshot.is_seed)]
     done_to = min(snapshot.intervals[-1][1] if snapshot.intervals else 0 for snapshot in stored)
@@ -202,9 +321,10 @@ def run_missing() -> None:
         with _sqlmesh("schema meta was not written"):
             catalog.keep_fresh(environment, snapshots)
         return
+    _refuse_lost_tables([snapshot for snapshot in stored if snapshot.is_model and snapshot.intervals])
     now = _server_now()
     try:
-        with _sqlmesh("the run did not finish"):
+        with _sqlmesh("the run did not finish", is_deployed=True):
             deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
     finally:
         deployed().state_reader.refresh_snapshot_intervals(snapshots)
@@ -213,15 +333,36 @@ def run_missing() -> None:
     _say_what_waits()
 
 
+def _refuse_lost_tables(snapshots: "list[Snapshot]") -> None:
+    """SQLMesh would make a table that is gone anew, empty, and take what it held for done."""
+    if settings().warehouse_gateway != "postgres":
+        return
+    names = [plain_name(snapshot.table_name()) for snapshot in snapshots]
+    lost = _ask(
+        "SELECT COALESCE(ARRAY_AGG(name ORDER BY name) FILTER (WHERE TO_REGCLASS(name) IS NULL), '{}')"
+        " FROM UNNEST(%(names)s::TEXT[]) AS name",
+        names=names,
+    )
+    if lost:
+        raise WarehouseError(
+            f"state and warehouse disagree: there is no table {', '.join(lost)}",
+            "`make doctor` says what to do; see docs/runbooks/state.md",
+            Exit.MISMATCH,
+        )
+
+
 def audit() -> None:
     """Every check of prod over whole tables; a run looks only at what it replaces.
 
     Raises WarehouseError (DATA_QUALITY) when a check fails that would have stopped a run. Others are told, too.
     """
+    with recorded("audit", PROD):
+        _patiently(_audit)
+
+
+def _audit() -> None:
     from sqlglot import exp
     from sqlmesh.utils.errors import AuditError
-
-    from scripts.evaluator import keep_first_rows
 
     environment = deployed().state_reader.get_environment(PROD)
     if environment is None:
@@ -231,7 +372,7 @@ def audit() -> None:
     for snapshot in snapshots.values():
         if not snapshot.is_model or snapshot.is_symbolic:
             continue
-        with _sqlmesh(f"the checks of {snapshot.model.name} did not run"):
+        with _sqlmesh(f"the checks of {snapshot.model.name} did not run", is_deployed=True):
             results = deployed().snapshot_evaluator.audit(
                 snapshot, snapshots=snapshots, start=EPOCH, end=now, execution_time=now
             )
@@ -240,7 +381,6 @@ def audit() -> None:
             if result.count:
                 refusals += result.blocking
                 assert isinstance(result.query, exp.Query)
-                keep_first_rows(deployed().engine_adapter, result.query)
                 _say(_finding(AuditError(result.audit.name, {}, result.count, result.query, snapshot.model)))
     if refusals:
         raise WarehouseError(
@@ -284,11 +424,22 @@ def restate(models: list[str]) -> None:
 
     Raises WarehouseError as `deploy`.
     """
-    _apply("the restatement did not finish", restate_models=models)
+    with recorded("plan", PROD):
+        _patiently(lambda: _apply("the restatement did not finish", restate_models=models))
 
 
 def finish() -> None:
-    """Go on with a deployment that did not finish. Raises WarehouseError (MISMATCH) when this folder has other code."""
+    """Go on with a deployment that did not finish.
+
+    Raises WarehouseError: LOCKED when it is still at work, MISMATCH when this folder has other code.
+    """
+    with recorded("plan", PROD):
+        _patiently(_finish)
+
+
+def _finish() -> None:
+    if holder := _ask("SELECT ops.lock_holder(1)"):
+        raise WarehouseError(f"a deployment is at work: {holder}", "run again when it is done", Exit.LOCKED)
     with _sqlmesh("the plan for prod was not made"):
         difference = context().plan_builder(PROD, skip_tests=True, skip_linter=True).build().context_diff
     if difference.has_snapshot_changes:
@@ -297,7 +448,11 @@ def finish() -> None:
             "check that one out, or deploy this one: `make deploy`",
             Exit.MISMATCH,
         )
+    _say("a deployment of prod did not finish: finishing it")
+    log.event("finishing a deployment")
     _apply("the deployment did not finish")
+    _publish()
+    _say_what_waits()
 
 
 def _apply(what: str, restate_models: list[str] | None = None) -> None:
@@ -407,16 +562,78 @@ def _has_landed_since(moment: datetime) -> bool:
     return bool(_ask(f"SELECT {tables}", moment=moment))
 
 
+_sessions: dict[tuple[str, int], connection] = {}
+
+
+def _session() -> connection:
+    """The session of sqlmesh_user that a process asks its own questions over."""
+    address = settings().address
+    if address not in _sessions or _sessions[address].closed:
+        _sessions[address] = connect("sqlmesh_user")
+        _sessions[address].autocommit = True
+    return _sessions[address]
+
+
+def _session_that_works() -> connection:
+    _ask("SELECT TRUE")
+    return _session()
+
+
 def _ask(query: str, **values: Any) -> Any:
-    with contextlib.closing(connect("sqlmesh_user")) as session, session.cursor() as cursor:
-        cursor.execute(query, values)
-        row = cursor.fetchone()
+    """The first value of the first row. A session that was cut is made anew."""
+    asked_before = settings().address in _sessions
+    try:
+        with _session().cursor() as cursor:
+            cursor.execute(query, values)
+            row = cursor.fetchone()
+    except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        _sessions.pop(settings().address).close()
+        if not asked_before:
+            raise
+        return _ask(query, **values)
     assert row
     return row[0]
 
 
+def _patiently(work: Callable[[], None]) -> None:
+    """Do it; again, after a pause, when it failed for a reason that may pass by itself. Raises WarehouseError."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type(PassingFault),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential_jitter(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE, jitter=FIRST_PAUSE),
+        before_sleep=_say_again,
+        reraise=True,
+    ):
+        with attempt:
+            try:
+                work()
+            except psycopg2.Error as error:
+                raise of_database(error, "the database failed", "look after the server, then run again") from error
+            except WarehouseError as error:
+                if attempt.retry_state.attempt_number == 1 or error.code != Exit.SERVICE_DOWN:
+                    raise
+                raise PassingFault(error.what, error.hint) from error  # it was there a moment ago
+
+
+def _say_again(state: RetryCallState) -> None:
+    """Say that it is tried again, with SQLMesh opened anew: connections of its own may be gone."""
+    error, action = state.outcome and state.outcome.exception(), state.next_action
+    assert isinstance(error, WarehouseError)
+    assert action
+    pause = action.sleep
+    print(
+        f"warning: {error.what}\n  trying again in {pause:.0f} s ({state.attempt_number + 1} of {ATTEMPTS})",
+        file=sys.stderr,
+    )
+    log.event("trying again", error=error.what, attempt=state.attempt_number + 1)
+    if deployed.cache_info().currsize:
+        with contextlib.suppress(Exception):
+            deployed().close()
+        deployed.cache_clear()
+
+
 @contextlib.contextmanager
-def _sqlmesh(what: str) -> Iterator[None]:
+def _sqlmesh(what: str, is_deployed: bool = False) -> Iterator[None]:
     """Turn what SQLMesh raises, and what it only prints of models that failed, into one WarehouseError."""
     from sqlglot.errors import SqlglotError
     from sqlmesh.core.console import get_console
@@ -431,22 +648,30 @@ def _sqlmesh(what: str) -> Iterator[None]:
         show(errors)
 
     console.log_failed_models = keep  # type: ignore[method-assign]
-    text = ""
+    raised: Exception | None = None
     try:
         yield
-    except (SQLMeshError, SqlglotError) as error:
-        text = str(error).strip()
+    except (SQLMeshError, SqlglotError, psycopg2.Error) as error:
+        raised = error
     finally:
         console.log_failed_models = show  # type: ignore[method-assign]
-    for marker in BUSY:
+    text = str(raised or "").strip()
+    for marker, code in BUSY.items():
         if marker in text:
             line = text[text.index(marker) :].splitlines()[0]
-            raise WarehouseError(line, "nothing was changed; run again when it is done", Exit.LOCKED)
+            raise WarehouseError(line, "nothing was changed; run again when it is done", code) from raised
     for marker in WRONG_KEY:
         if marker in text:
             line, _, hint = text[text.index(marker) :].partition("\n")
-            raise WarehouseError(line, hint.splitlines()[0].removeprefix("HINT:").strip(), Exit.MISMATCH)
+            raise WarehouseError(line, hint.splitlines()[0].removeprefix("HINT:").strip(), Exit.MISMATCH) from raised
     hint = "see the messages above, and logs/ for the SQL"
+    faults = [of_database(cause, what, hint, is_deployed) for cause in causes if sqlstate(cause)]
+    if raised and not causes and sqlstate(raised):
+        faults = [of_database(raised, what, hint, is_deployed)]
+    if faults:  # what may pass first: it is tried again
+        raise min(
+            faults, key=lambda fault: (not isinstance(fault, PassingFault), fault.code != Exit.MISMATCH)
+        ) from raised
     if causes:
         audits = all(isinstance(cause, AuditError | NodeAuditsErrors) for cause in causes)
         reason = "did not pass their checks" if audits else "failed"
@@ -457,16 +682,19 @@ def _sqlmesh(what: str) -> Iterator[None]:
             f"{what}: {len(causes)} model(s) {reason}; those that depend on them stay as they were",
             "\n  ".join([*map(_finding, failed), hint]),
             Exit.DATA_QUALITY if audits else Exit.BUG,
-        )
-    if text:
-        raise WarehouseError(f"{what}: {text}", hint, Exit.BUG)
+        ) from raised
+    if raised:
+        raise WarehouseError(f"{what}: {text}", hint, Exit.BUG) from raised
 
 
 def _finding(error: "AuditError") -> str:
     """Which check of which model found how many rows, the first of them, and what the check says to do."""
     from scripts.evaluator import FIRST_ROWS
 
-    rows = error.query.meta.get(FIRST_ROWS, [])
+    rows = [
+        ", ".join(f"{name} {value}" for name, value in list(row.items())[:5])
+        for row in error.query.meta.get(FIRST_ROWS, [])[:3]
+    ]
     found = f"{error.model_name}: {error.audit_name} found {error.count} row(s)" + (", such as" if rows else "")
     comments = (text for node in error.query.walk() for text in node.comments or ())
     _, row, advice = " ".join(next(comments, "").split()).partition("A returned row ")

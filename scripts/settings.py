@@ -8,12 +8,13 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import psycopg2
 from psycopg2 import errors
 from psycopg2.extensions import connection, cursor
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -21,7 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from scripts.errors import Exit, WarehouseError
+from scripts.errors import Exit, PassingFault, WarehouseError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,6 +65,11 @@ class Settings(BaseSettings):
     warehouse_backups: Path | None = None
     warehouse_backups_kept: int = Field(default=3, ge=1)
     pii_key: SecretStr | None = Field(default=None, min_length=16)
+    alert_webhook_url: SecretStr | None = None
+    alert_smtp_url: SecretStr | None = None
+    alert_mail_to: str | None = None
+    alert_mail_from: str | None = None
+    heartbeat_url: SecretStr | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -99,6 +105,15 @@ class Settings(BaseSettings):
         except (KeyError, ValueError, OSError):  # unknown; not a key ("/etc", "../x"); a directory ("Europe")
             raise ValueError("not a time zone of the IANA database (such as Europe/Berlin)") from None
         return name
+
+    @field_validator("alert_webhook_url", "heartbeat_url", "alert_smtp_url")
+    @classmethod
+    def _url_is_whole(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        schemes = ("smtp", "smtps") if info.field_name == "alert_smtp_url" else ("https", "http")
+        parts = urlsplit(url.get_secret_value()) if url else None
+        if parts and (parts.scheme not in schemes or not parts.hostname):
+            raise ValueError(f"not a URL of the form {schemes[0]}://host/...")
+        return url
 
     @property
     def embedded(self) -> bool:
@@ -183,11 +198,12 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = [
-            f"{(name := str(e['loc'][0]).upper())}={'...' if name == 'PII_KEY' else e['input']}: "
-            f"{e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        ]
+        wrong = []
+        for e in error.errors():
+            name = str(e["loc"][0])
+            is_secret = name.endswith("_url") or name == "pii_key"  # it may hold a password or a token
+            value = "***" if is_secret else e["input"]
+            wrong.append(f"{name.upper()}={value!s}: {e['msg'].removeprefix('Value error, ')}")
         raise WarehouseError(
             "; ".join(wrong),
             "correct it in the environment or in .env (see .env.example)",
@@ -315,6 +331,10 @@ class Unreachable(WarehouseError):
     """No server answers there, or one that cannot prove that it is the right one: another login would not help."""
 
 
+class Starting(Unreachable, PassingFault):
+    """It will answer in a moment, or has just stopped."""
+
+
 def connect(login: str, database: str | None = None, **kwargs: Any) -> connection:
     """A connection as `login`, to its own database unless another is named; `kwargs` go to libpq.
 
@@ -370,5 +390,5 @@ def explain(error: psycopg2.OperationalError, login: str, database: str) -> Ware
     if "permission denied for database" in message:
         return WarehouseError(f"login {login} may not connect to database {database}", "use the login meant for it")
     if "is starting up" in message or "shutting down" in message or "in recovery mode" in message:
-        return Unreachable(f"the server at {address} is starting or stopping", "try again in a moment")
+        return Starting(f"the server at {address} is starting or stopping", "try again in a moment")
     return WarehouseError(f"login {login} cannot connect to {database} at {address}", message.replace("\n", "\n  "))

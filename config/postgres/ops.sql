@@ -1,10 +1,11 @@
--- Schema ops: what keeps runs and loads from each other, and hashes personal data. Run by the owner of database
--- warehouse, again at any time.
+-- Schema ops: what keeps runs and loads from each other, what is remembered of them, and the hashes of personal data. Run by
+-- the owner of database warehouse, again at any time.
 --
 -- Advisory locks of this project, in database warehouse, all held by sessions:
 --   (7274, 1) run      one plan or run at a time; taken by ops.acquire_run_lock in before_all
 --   (7274, 2) publish  held by a load from before it stamps _loaded_at until after its commit
 --   (7274, 3) load     one load at a time
+--   (7275, n) life     held by the recorder of run n of ops.runs while its process lives
 -- and in database postgres:
 --   (7274, 0) bootstrap  one `make init` at a time
 
@@ -157,3 +158,106 @@ GRANT EXECUTE ON FUNCTION ops.keyed_hash(text), ops.check_pii_key() TO loader, s
 GRANT EXECUTE ON FUNCTION ops.customer_hash(text) TO loader;
 GRANT SELECT ON ops.forgotten TO loader;
 GRANT SELECT ON ops.pii_key TO loader, sqlmesh_user;
+
+-- The flight recorder (scripts/recorder.py) ------------------------------------------------------------------------
+
+CREATE TABLE IF NOT EXISTS ops.runs (
+  run_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  kind TEXT NOT NULL,
+  environment TEXT,
+  git_commit TEXT,
+  versions JSONB NOT NULL DEFAULT '{}',
+  host TEXT NOT NULL,
+  pid INTEGER NOT NULL,
+  started_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+  heartbeat_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+  ended_at TIMESTAMPTZ,
+  status TEXT NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'done', 'failed', 'crashed')),
+  exit_code INTEGER,
+  error TEXT,
+  CONSTRAINT ends_when_over CHECK ((status = 'running') = (ended_at IS NULL))
+);
+CREATE INDEX IF NOT EXISTS runs_kind ON ops.runs (kind, started_at);
+CREATE INDEX IF NOT EXISTS runs_running ON ops.runs (run_id) WHERE status = 'running';
+COMMENT ON TABLE ops.runs IS 'One row per load, run, plan, audit, backup ..., whoever began it and however it ended';
+COMMENT ON COLUMN ops.runs.kind IS 'load, run, plan, audit, backup, restore_drill, ...';
+COMMENT ON COLUMN ops.runs.environment IS 'SQLMesh''s environment; empty where there is none';
+COMMENT ON COLUMN ops.runs.git_commit IS 'Commit of the checkout it ran in; empty without git';
+COMMENT ON COLUMN ops.runs.versions IS 'Versions of what it ran with';
+COMMENT ON COLUMN ops.runs.host IS 'Machine it ran on';
+COMMENT ON COLUMN ops.runs.pid IS 'Process on that machine';
+COMMENT ON COLUMN ops.runs.started_at IS 'When it began';
+COMMENT ON COLUMN ops.runs.heartbeat_at IS 'Its last sign of life, every 30 s';
+COMMENT ON COLUMN ops.runs.ended_at IS 'When it ended; of a crashed run its last sign of life; empty while it runs';
+COMMENT ON COLUMN ops.runs.status IS 'running, done, failed, or crashed: it ended without a word, found by a later start';
+COMMENT ON COLUMN ops.runs.exit_code IS 'Exit code of its command; empty while it runs and after a crash';
+COMMENT ON COLUMN ops.runs.error IS 'What went wrong, for people';
+
+CREATE TABLE IF NOT EXISTS ops.model_runs (
+  run_id BIGINT NOT NULL REFERENCES ops.runs,
+  model_name TEXT NOT NULL,
+  snapshot_version TEXT NOT NULL,
+  interval_start TIMESTAMPTZ NOT NULL,
+  interval_end TIMESTAMPTZ NOT NULL,
+  rows BIGINT,
+  milliseconds BIGINT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('done', 'failed')),
+  recorded_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX IF NOT EXISTS model_runs_run_id ON ops.model_runs (run_id);
+CREATE INDEX IF NOT EXISTS model_runs_model_name ON ops.model_runs (model_name, recorded_at);
+COMMENT ON TABLE ops.model_runs IS 'One row per model and interval that a run evaluated';
+COMMENT ON COLUMN ops.model_runs.run_id IS 'The run: ops.runs';
+COMMENT ON COLUMN ops.model_runs.model_name IS 'Model, as in marts.daily_revenue';
+COMMENT ON COLUMN ops.model_runs.snapshot_version IS 'Version of its physical table, the end of that one''s name';
+COMMENT ON COLUMN ops.model_runs.interval_start IS 'Loads it looked at: from';
+COMMENT ON COLUMN ops.model_runs.interval_end IS 'Loads it looked at: to';
+COMMENT ON COLUMN ops.model_runs.rows IS 'Rows written, as SQLMesh counts them; empty where it does not';
+COMMENT ON COLUMN ops.model_runs.milliseconds IS 'Time it took, its checks included';
+COMMENT ON COLUMN ops.model_runs.status IS 'done, or failed: then its table is as before';
+COMMENT ON COLUMN ops.model_runs.recorded_at IS 'When it was written here';
+
+CREATE TABLE IF NOT EXISTS ops.audit_results (
+  run_id BIGINT NOT NULL REFERENCES ops.runs,
+  model_name TEXT NOT NULL,
+  audit_name TEXT NOT NULL,
+  is_blocking BOOLEAN NOT NULL,
+  count BIGINT NOT NULL,
+  query TEXT,
+  first_rows JSONB,
+  recorded_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX IF NOT EXISTS audit_results_run_id ON ops.audit_results (run_id);
+CREATE INDEX IF NOT EXISTS audit_results_failed ON ops.audit_results (model_name, recorded_at) WHERE count > 0;
+COMMENT ON TABLE ops.audit_results IS 'One row per audit that a run made, passed or not';
+COMMENT ON COLUMN ops.audit_results.run_id IS 'The run: ops.runs';
+COMMENT ON COLUMN ops.audit_results.model_name IS 'Model it looked at';
+COMMENT ON COLUMN ops.audit_results.audit_name IS 'Audit, a file of audits/';
+COMMENT ON COLUMN ops.audit_results.is_blocking IS 'Whether a failure takes back what the model has written';
+COMMENT ON COLUMN ops.audit_results.count IS 'Rows at fault; 0: passed';
+COMMENT ON COLUMN ops.audit_results.query IS 'The query that found them; empty where it passed';
+COMMENT ON COLUMN ops.audit_results.first_rows IS 'Up to 50 of them, personal columns blanked; empty where it passed';
+COMMENT ON COLUMN ops.audit_results.recorded_at IS 'When it was written here';
+
+CREATE TABLE IF NOT EXISTS ops.incidents (
+  incident_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  kind TEXT NOT NULL,
+  owner TEXT NOT NULL,
+  what TEXT NOT NULL,
+  opened_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+  alerted_at TIMESTAMPTZ,
+  closed_at TIMESTAMPTZ
+);
+CREATE UNIQUE INDEX IF NOT EXISTS incidents_open ON ops.incidents (kind, owner) WHERE closed_at IS NULL;
+COMMENT ON TABLE ops.incidents IS 'One row per trouble of the scheduled job, from its first failure to its recovery';
+COMMENT ON COLUMN ops.incidents.incident_id IS 'Key';
+COMMENT ON COLUMN ops.incidents.kind IS 'Step that failed: server, load, run, freshness';
+COMMENT ON COLUMN ops.incidents.owner IS 'Who is to look: the owner of the models that failed, or operator';
+COMMENT ON COLUMN ops.incidents.what IS 'What went wrong at first';
+COMMENT ON COLUMN ops.incidents.opened_at IS 'When it was found';
+COMMENT ON COLUMN ops.incidents.alerted_at IS 'When an alert was delivered; empty while none was';
+COMMENT ON COLUMN ops.incidents.closed_at IS 'When the step succeeded again; empty while it does not';
+
+GRANT SELECT, INSERT ON ops.runs, ops.model_runs, ops.audit_results, ops.incidents TO sqlmesh_user;
+GRANT UPDATE (heartbeat_at, ended_at, status, exit_code, error) ON ops.runs TO sqlmesh_user;
+GRANT UPDATE (alerted_at, closed_at) ON ops.incidents TO sqlmesh_user;
