@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlmesh.core.config import Config, load_config_from_yaml
 from sqlmesh.utils.errors import ConfigError
 
-from scripts import adapter, evaluator
+from scripts import adapter, evaluator, guard
 from scripts.errors import WarehouseError
 from scripts.settings import export_environment
 
@@ -16,6 +16,7 @@ except WarehouseError as error:
     raise ConfigError(str(error)) from None
 adapter.register()
 evaluator.register()
+guard.register()
 warnings.filterwarnings("ignore", module=r"sqlmesh\.")  # of its own use of pandas, pages of them
 config = Config(
     **{

@@ -1,5 +1,6 @@
 """The commands: `python -m scripts COMMAND`, each also a make target."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -69,8 +70,14 @@ def refresh(drop: Annotated[Path | None, typer.Argument(help="Folder to load fir
 
 
 @app.command()
-def deploy() -> None:
+def deploy(
+    break_dependents: Annotated[
+        bool, typer.Option("--break-dependents", help="Drop what others have built on marts and the change breaks.")
+    ] = False,
+) -> None:
     """Bring prod to the code in this folder, and up to now."""
+    if break_dependents:
+        os.environ["WAREHOUSE_BREAK_DEPENDENTS"] = "1"
     pipeline.deploy()
 
 

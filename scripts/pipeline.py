@@ -431,6 +431,8 @@ def _sqlmesh(what: str) -> Iterator[None]:
     text = ""
     try:
         yield
+    except WarehouseError:  # says all itself, also where it is one of SQLMesh's errors
+        raise
     except (SQLMeshError, SqlglotError) as error:
         text = str(error).strip()
     finally:
