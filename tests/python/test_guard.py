@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from psycopg2 import errors
 from sqlglot import exp
@@ -146,6 +147,7 @@ def shop(deployed: Shop) -> Iterator[Shop]:
     deployed.plan()
     for role, statements in BUILT.items():
         deployed.run(*statements, role=role)
+    deployed.run(f"REVOKE ALL ON guarded.mart FROM {people}", "GRANT SELECT ON guarded.mart TO analyst")
     deployed.run(f"GRANT {people} TO view_keeper", "DELETE FROM view_keeper.dropped")
     yield deployed
     deployed.run("RESET ROLE")
@@ -199,7 +201,7 @@ def test_a_change_that_breaks_something_is_refused_with_names(shop: Shop) -> Non
         shop.plan()
     text = str(refusal.value)
     assert "guarded.mart: net_sales is gone" in text
-    assert "view g_alice.sales of g_alice: column mart.net_sales does not exist" in text
+    assert 'view g_alice.sales of g_alice: column "net_sales" does not exist' in text
     assert 'view g_bob.chain of g_bob: relation "g_alice.sales" does not exist' in text
     assert "g_bob.both_marts" in text
     assert "To tals" not in text and "ids" not in text
@@ -213,7 +215,7 @@ def test_a_change_that_may_break_says_what_and_keeps_its_definition(shop: Shop, 
     shop.write(mart=NARROWER, other=OTHER)
     sales = shop.state(["g_alice.sales"])
     warnings = shop.plan()
-    assert "view g_alice.sales of g_alice: column mart.net_sales does not exist" in warnings
+    assert 'view g_alice.sales of g_alice: column "net_sales" does not exist' in warnings
     assert "view_keeper.dropped" in warnings
     assert [shop.is_there(name) for name in NAMES] == [False, True, True, False, False, True]
     assert shop.ask("SELECT object FROM view_keeper.dropped ORDER BY level") == [
@@ -264,7 +266,7 @@ def replace(adapter: WarehouseAdapter, query: str) -> None:
 
 def test_what_came_after_the_check_is_not_dropped_either(shop: Shop, adapter: WarehouseAdapter) -> None:
     before = shop.state(NAMES)
-    with pytest.raises(guard.DependentsBreak, match=r"g_alice.sales of g_alice: column mart.net_sales does not exist"):
+    with pytest.raises(guard.DependentsBreak, match='g_alice.sales of g_alice: column "net_sales" does not exist'):
         replace(adapter, NARROWER)
     with pytest.raises(guard.DependentsBreak, match=r"guarded.mart is removed"):
         adapter.drop_view("guarded.mart", cascade=False)
@@ -273,7 +275,7 @@ def test_what_came_after_the_check_is_not_dropped_either(shop: Shop, adapter: Wa
 
 def test_a_death_on_the_way_leaves_all_as_it_was(shop: Shop, adapter: WarehouseAdapter) -> None:
     before = shop.state(NAMES)
-    with pytest.raises(errors.AdminShutdown), adapter.transaction():
+    with pytest.raises(psycopg2.Error), adapter.transaction():
         replace(adapter, WIDER)
         shop.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'sqlmesh_user'")
         adapter.execute("SELECT 1")
@@ -288,7 +290,7 @@ def test_a_death_on_the_way_leaves_all_as_it_was(shop: Shop, adapter: WarehouseA
         ("CREATE FUNCTION g_alice.f(guarded.mart) RETURNS INT LANGUAGE SQL AS 'SELECT 1'", "f(guarded.mart)"),
         ("CREATE TABLE g_alice.rows (n INT, kept guarded.mart)", "table column g_alice.rows.kept"),
         ("CREATE RULE noted AS ON INSERT TO g_alice.log DO ALSO UPDATE g_alice.log SET n = 1 FROM guarded.mart", "noted"),
-        ("CREATE POLICY some ON g_alice.log USING (n IN (SELECT id FROM guarded.mart))", "policy some on g_alice.log"),
+        ("CREATE POLICY few ON g_alice.log USING (n IN (SELECT id FROM guarded.mart))", "policy few on g_alice.log"),
         ("CREATE STATISTICS g_alice.stats ON id, note FROM g_alice.\"To tals\"", "statistics object g_alice.stats"),
         ("CREATE RULE shut AS ON INSERT TO g_alice.ids DO INSTEAD NOTHING", "shut"),
     ],
@@ -325,6 +327,7 @@ def test_a_definition_runs_no_code_of_its_owner(shop: Shop, adapter: WarehouseAd
         patch.setenv("WAREHOUSE_BREAK_DEPENDENTS", "1")
         forget_caches()
         replace(adapter, WIDER)
+        replace(adapter, MART)
     forget_caches()
     assert shop.ask("SELECT by FROM g_alice.ran WHERE by <> 'g_alice'") == []
     assert not shop.is_there("g_alice.trap") and shop.is_there("g_alice.ids")
@@ -342,10 +345,10 @@ def test_the_keeper_does_nothing_else_for_anybody(shop: Shop) -> None:
             with pytest.raises(errors.InsufficientPrivilege):
                 cursor.execute(forbidden)
             session.rollback()
-        cursor.execute("SELECT view_keeper.keep('g_alice.sales'::REGCLASS)")
+        cursor.execute("SELECT view_keeper.keep('guarded.mart')")
         session.commit()
         with pytest.raises(errors.NoDataFound):  # of another transaction
-            cursor.execute("SELECT view_keeper.make_again('g_alice.sales', 'view g_bob.chain')")
+            cursor.execute("SELECT view_keeper.make_again('guarded.mart', 'view g_bob.chain')")
     with connect("analyst") as session, session.cursor() as cursor, pytest.raises(errors.InsufficientPrivilege):
         cursor.execute("SELECT view_keeper.keep('marts.daily_revenue')")
     may = shop.ask(
