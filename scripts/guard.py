@@ -106,7 +106,7 @@ def check(plan: Plan) -> None:
                     changes += _try(cursor, view, snapshot, losses)
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             raise WarehouseError(
-                f"what others have built on the marts is in use ({error.diag.message_primary}): no trial of this change",
+                f"a view is in use, so what this change breaks could not be tried: {error.diag.message_primary}",
                 "try again when their queries have ended",
                 Exit.TRANSIENT,
             ) from None

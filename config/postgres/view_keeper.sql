@@ -204,14 +204,14 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- Forget what is there again, and return the rest.
-CREATE OR REPLACE FUNCTION view_keeper.settle(root text, reasons jsonb) RETURNS SETOF view_keeper.dropped
+-- Forget what is there again, on the view that now has the name, and return the rest.
+CREATE OR REPLACE FUNCTION view_keeper.settle(root text, view regclass, reasons jsonb) RETURNS SETOF view_keeper.dropped
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
   DELETE FROM view_keeper.dropped
   WHERE transaction_id = pg_current_xact_id() AND dropped_with = root
-    AND (level = 0 OR object IN (SELECT d.object FROM view_keeper.dependents(to_regclass(root)) AS d));
+    AND (level = 0 OR object IN (SELECT d.object FROM view_keeper.dependents(view) AS d));
   UPDATE view_keeper.dropped SET reason = reasons ->> object
   WHERE transaction_id = pg_current_xact_id() AND dropped_with = root AND reasons ? object;
   RETURN QUERY SELECT * FROM view_keeper.dropped
@@ -258,7 +258,7 @@ BEGIN
         reasons := reasons || jsonb_build_object(kept.object, SQLERRM);
     END;
   END LOOP;
-  RETURN QUERY SELECT * FROM view_keeper.settle(root, reasons);
+  RETURN QUERY SELECT * FROM view_keeper.settle(root, to_regclass(root), reasons);
 END
 $$;
 

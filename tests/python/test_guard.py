@@ -11,8 +11,10 @@ from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.config import Config, GatewayConfig, ModelDefaultsConfig
 from sqlmesh.core.console import TerminalConsole, set_console
+from typer.testing import CliRunner
 
-from scripts import bootstrap, guard
+from scripts import bootstrap, guard, pipeline
+from scripts.__main__ import app
 from scripts.adapter import WarehouseAdapter, WarehouseConnection
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import connect, settings
@@ -275,10 +277,15 @@ def test_what_came_after_the_check_is_not_dropped_either(shop: Shop, adapter: Wa
 
 def test_a_death_on_the_way_leaves_all_as_it_was(shop: Shop, adapter: WarehouseAdapter) -> None:
     before = shop.state(NAMES)
-    with pytest.raises(psycopg2.Error), adapter.transaction():
-        replace(adapter, WIDER)
-        shop.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'sqlmesh_user'")
-        adapter.execute("SELECT 1")
+
+    def die() -> None:
+        with adapter.transaction():
+            replace(adapter, WIDER)
+            shop.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'sqlmesh_user'")
+            adapter.execute("SELECT 1")
+
+    with pytest.raises(psycopg2.Error):
+        die()
     assert shop.state(NAMES) == before
     assert shop.ask("SELECT * FROM view_keeper.dropped") == []
 
@@ -383,3 +390,16 @@ def test_a_materialized_view_that_cannot_be_filled_is_told(shop: Shop) -> None:
     shop.write(mart=WIDER.replace("7::BIGINT", "8::BIGINT"), other=OTHER)
     assert "materialized view g_alice.shares is made again, and empty until its owner refreshes it" in shop.plan()
     assert shop.ask("SELECT relispopulated FROM pg_class WHERE oid = 'g_alice.shares'::REGCLASS") == [(False,)]
+
+
+def test_the_commands_say_the_refusal_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(guard.DependentsBreak, match="^what\n  hint$"), pipeline._sqlmesh("the plan was not applied"):
+        raise guard.DependentsBreak("what", "hint", Exit.MISMATCH)
+    allowed: list[bool] = []
+    monkeypatch.setattr(pipeline, "deploy", lambda: allowed.append(settings().warehouse_break_dependents))
+    monkeypatch.setenv("WAREHOUSE_BREAK_DEPENDENTS", "")
+    for options in ([], ["--break-dependents"]):
+        forget_caches()
+        assert CliRunner().invoke(app, ["deploy", *options]).exit_code == 0
+    forget_caches()
+    assert allowed == [False, True]
