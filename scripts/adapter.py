@@ -310,20 +310,15 @@ class WarehouseAdapter(PostgresEngineAdapter):
                 return
             except errors.InvalidTableDefinition as refusal:
                 self.execute("ROLLBACK TO SAVEPOINT replace_view")
-                reason = refusal.diag.message_primary
-            losses: list[guard.Loss] = []
-            with guard.kept(self.cursor, guard.quoted(exp.to_table(view_name)), losses):
+                reason = str(refusal.diag.message_primary)
+            with guard.kept(self.cursor, exp.to_table(view_name), reason):
                 super().drop_view(view_name)
                 super(BasePostgresEngineAdapter, self).create_view(view_name, query_or_df, *args, **kwargs)
-            guard.refuse(losses, [f"{exp.to_table(view_name).sql(self.dialect)}: {reason}"])
 
     def drop_view(self, view_name: Any, *args: Any, **kwargs: Any) -> None:
         """DROP VIEW ... CASCADE, unless it breaks what others have built."""
-        losses: list[guard.Loss] = []
-        with self.transaction():
-            with guard.kept(self.cursor, guard.quoted(exp.to_table(view_name)), losses):
-                super().drop_view(view_name, *args, **{**kwargs, "cascade": True})
-            guard.refuse(losses, [f"{exp.to_table(view_name).sql(self.dialect)} is removed"])
+        with self.transaction(), guard.kept(self.cursor, exp.to_table(view_name), "it is removed"):
+            super().drop_view(view_name, *args, **{**kwargs, "cascade": True})
 
 
 @cache

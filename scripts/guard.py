@@ -39,28 +39,26 @@ class Loss(NamedTuple):
         return self.object + (f" of {self.owner}" if self.owner else "") + f": {self.reason}"
 
 
-class DependentsBreak(WarehouseError, SQLMeshError):
-    """A change would break what others have built. As an error of SQLMesh it ends `sqlmesh plan` without a trace."""
-
-
-def quoted(table: exp.Table) -> str:
-    """The name of a view in its database."""
-    return exp.table_(table.name, db=table.db, quoted=True).sql("postgres")
-
-
-def exists(cursor: Any, view: str) -> bool:
-    """Whether there is such a view, in a database that keeps what depends on it."""
-    cursor.execute("SELECT TO_REGCLASS(%s) IS NOT NULL AND TO_REGPROC('view_keeper.keep') IS NOT NULL", [view])
-    return bool(cursor.fetchone()[0])
+class PlanRefused(WarehouseError, SQLMeshError):
+    """A plan that is not applied. As an error of SQLMesh it ends `sqlmesh plan` without a trace."""
 
 
 @contextmanager
-def kept(cursor: Any, view: str, losses: list[Loss], fill: bool = True) -> Iterator[None]:
-    """Around the replacement of a view, in a transaction: what depends on it is there again afterwards.
+def kept(cursor: Any, view: exp.Table, change: str) -> Iterator[None]:
+    """Around the replacement of a view, in a transaction: what depended on it is there again afterwards.
 
-    Materialized views get their rows if `fill`. What could not be made again is added to `losses`.
+    What cannot be is named, with the change, and its definition stays in view_keeper.dropped. Raises PlanRefused when
+    some of it belongs to others, unless that is allowed.
     """
-    if not exists(cursor, view):
+    losses: list[Loss] = []
+    with _kept(cursor, _quoted(view), losses, fill=True):
+        yield
+    _refuse(losses, [f"{view.db}.{view.name}: {change}"])
+
+
+@contextmanager
+def _kept(cursor: Any, view: str, losses: list[Loss], fill: bool) -> Iterator[None]:
+    if not _exists(cursor, view):
         yield
         return
     cursor.execute("SELECT view_keeper.keep(%s)", [view])
@@ -75,21 +73,31 @@ def kept(cursor: Any, view: str, losses: list[Loss], fill: bool = True) -> Itera
     notices.clear()
 
 
-def refuse(losses: list[Loss], changes: list[str]) -> None:
-    """Name what is lost. Raises DependentsBreak when some of it belongs to others, unless that was allowed."""
+def _quoted(table: exp.Table) -> str:
+    """The name of a view in its database."""
+    return exp.table_(table.name, db=table.db, quoted=True).sql("postgres")
+
+
+def _exists(cursor: Any, view: str) -> bool:
+    """Whether there is such a view, in a database that keeps what depends on it."""
+    cursor.execute("SELECT TO_REGCLASS(%s) IS NOT NULL AND TO_REGPROC('view_keeper.keep') IS NOT NULL", [view])
+    return bool(cursor.fetchone()[0])
+
+
+def _refuse(losses: list[Loss], changes: list[str]) -> None:
     if not losses:
         return
     what = "\n  ".join(["what others have built breaks by this change", *changes, *(f"  {loss}" for loss in losses)])
     if settings().warehouse_break_dependents or all(loss.owner == LOGIN for loss in losses):
         get_console().log_warning(f"{what}\n  it is dropped, and its definition kept in view_keeper.dropped")
     else:
-        raise DependentsBreak(what, HINT, Exit.MISMATCH)
+        raise PlanRefused(what, HINT, Exit.MISMATCH)
 
 
 def check(plan: Plan) -> None:
     """Try what a plan for prod does to the views that others have built on, and roll it back.
 
-    Raises DependentsBreak when it would break one, WarehouseError (TRANSIENT) when readers do not let go of a view.
+    Raises PlanRefused when it would break one, or when readers do not let go of a view (TRANSIENT).
     """
     if plan.is_dev or plan.explain or settings().warehouse_gateway != "postgres":
         return
@@ -101,27 +109,30 @@ def check(plan: Plan) -> None:
     views += [(_view(plan, s), None) for s in removed]
     with closing(connect(LOGIN, options=f"-c lock_timeout={PATIENCE}")) as session, session.cursor() as cursor:
         try:
+            cursor.execute("SELECT TO_REGPROC('view_keeper.keep') IS NULL")
+            if cursor.fetchone() == (True,):
+                raise PlanRefused("the server lacks what keeps people's views", "run `make init`", Exit.MISMATCH)
             for view, snapshot in sorted(views, key=lambda pair: pair[0]):
                 if _is_built_on(cursor, view):
                     changes += _try(cursor, view, snapshot, losses)
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
-            raise WarehouseError(
+            raise PlanRefused(
                 f"a view is in use, so what this change breaks could not be tried: {error.diag.message_primary}",
                 "try again when their queries have ended",
                 Exit.TRANSIENT,
             ) from None
         finally:
             session.rollback()
-    refuse(losses, changes)
+    _refuse(losses, changes)
 
 
 def _view(plan: Plan, snapshot: Any) -> str:
     naming = plan.environment_naming_info
-    return quoted(snapshot.qualified_view_name.table_for_environment(naming, dialect="postgres"))
+    return _quoted(snapshot.qualified_view_name.table_for_environment(naming, dialect="postgres"))
 
 
 def _is_built_on(cursor: Any, view: str) -> bool:
-    if not exists(cursor, view):
+    if not _exists(cursor, view):
         return False
     cursor.execute("SELECT EXISTS (SELECT FROM view_keeper.dependents(%s))", [view])
     return bool(cursor.fetchone()[0])
@@ -152,7 +163,7 @@ def _try(cursor: Any, view: str, snapshot: Snapshot | None, losses: list[Loss]) 
             return []
         except errors.InvalidTableDefinition:
             cursor.execute("ROLLBACK TO SAVEPOINT in_place")
-    with kept(cursor, view, losses, fill=False):
+    with _kept(cursor, view, losses, fill=False):
         cursor.execute(f"DROP VIEW {view} CASCADE")
         if snapshot:
             cursor.execute(f"CREATE {create}")
@@ -162,13 +173,13 @@ def _try(cursor: Any, view: str, snapshot: Snapshot | None, losses: list[Loss]) 
     differences = [f"{name} is gone" for name in before if name not in after]
     differences += [f"{name} becomes {after[name]}" for name in before if after.get(name, before[name]) != before[name]]
     name = view.replace('"', "")
-    return [f"{name}: {', '.join(differences) or 'new columns'}" if snapshot else f"{name} is removed"]
+    return [f"{name}: {', '.join(differences) or 'new columns'}" if snapshot else f"{name}: it is removed"]
 
 
 def _columns_to_be(cursor: Any, snapshot: Snapshot, before: dict[str, str]) -> dict[str, str]:
     """The columns that a plan gives a view: those of the table it will read, or as declared while there is none."""
     if snapshot.version and not snapshot.is_forward_only:
-        there = _columns(cursor, quoted(exp.to_table(snapshot.table_name(), dialect="postgres")))
+        there = _columns(cursor, _quoted(exp.to_table(snapshot.table_name(), dialect="postgres")))
         if there:
             return there
     unknown = exp.DataType.Type.UNKNOWN

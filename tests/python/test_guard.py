@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from scripts import bootstrap, guard, pipeline
 from scripts.__main__ import app
 from scripts.adapter import WarehouseAdapter, WarehouseConnection
-from scripts.errors import Exit, WarehouseError
+from scripts.errors import Exit
 from scripts.settings import connect, settings
 from tests.python.conftest import Home, forget_caches
 
@@ -199,7 +199,7 @@ def test_a_change_that_breaks_nothing_keeps_everything(shop: Shop) -> None:
 def test_a_change_that_breaks_something_is_refused_with_names(shop: Shop) -> None:
     before, plans = shop.state(NAMES), shop.ask("SELECT COUNT(*) FROM pg_class WHERE relname LIKE 'guarded\\_\\_%'")
     shop.write(mart=NARROWER, other=OTHER)
-    with pytest.raises(guard.DependentsBreak) as refusal:
+    with pytest.raises(guard.PlanRefused) as refusal:
         shop.plan()
     text = str(refusal.value)
     assert "guarded.mart: net_sales is gone" in text
@@ -233,7 +233,7 @@ def test_a_change_that_may_break_says_what_and_keeps_its_definition(shop: Shop, 
 
 def test_a_model_that_is_removed_is_a_change_that_breaks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.write(mart=MART)
-    with pytest.raises(guard.DependentsBreak, match="guarded.other is removed\n +view g_bob.both_marts of g_bob"):
+    with pytest.raises(guard.PlanRefused, match="guarded.other: it is removed\n +view g_bob.both_marts of g_bob"):
         shop.plan()
     assert shop.is_there("g_bob.both_marts")
     monkeypatch.setenv("WAREHOUSE_BREAK_DEPENDENTS", "true")
@@ -256,7 +256,7 @@ def test_environments_of_engineers_are_free(shop: Shop) -> None:
 def test_people_who_came_after_the_set_up_are_told_of(shop: Shop) -> None:
     shop.run("REVOKE g_alice FROM view_keeper")
     shop.write(mart=WIDER, other=OTHER)
-    with pytest.raises(guard.DependentsBreak, match="view g_alice.ids of g_alice: view_keeper may not act for g_alice"):
+    with pytest.raises(guard.PlanRefused, match="view g_alice.ids of g_alice: view_keeper may not act for g_alice"):
         shop.plan()
     bootstrap.apply()  # what `make init` does
     assert shop.plan() == ""
@@ -268,9 +268,9 @@ def replace(adapter: WarehouseAdapter, query: str) -> None:
 
 def test_what_came_after_the_check_is_not_dropped_either(shop: Shop, adapter: WarehouseAdapter) -> None:
     before = shop.state(NAMES)
-    with pytest.raises(guard.DependentsBreak, match='g_alice.sales of g_alice: column "net_sales" does not exist'):
+    with pytest.raises(guard.PlanRefused, match='g_alice.sales of g_alice: column "net_sales" does not exist'):
         replace(adapter, NARROWER)
-    with pytest.raises(guard.DependentsBreak, match=r"guarded.mart is removed"):
+    with pytest.raises(guard.PlanRefused, match="guarded.mart: it is removed"):
         adapter.drop_view("guarded.mart", cascade=False)
     assert shop.state(NAMES) == before
 
@@ -304,7 +304,7 @@ def test_a_death_on_the_way_leaves_all_as_it_was(shop: Shop, adapter: WarehouseA
 )  # fmt: skip
 def test_what_is_no_view_is_named(shop: Shop, adapter: WarehouseAdapter, statement: str, name: str) -> None:
     shop.run("CREATE TABLE g_alice.log (n INT)", statement, role="g_alice")
-    with pytest.raises(guard.DependentsBreak) as refusal:
+    with pytest.raises(guard.PlanRefused) as refusal:
         replace(adapter, WIDER)
     (line,) = [
         line for line in str(refusal.value).splitlines() if "only views and their indexes are made again" in line
@@ -321,14 +321,14 @@ def test_a_definition_runs_no_code_of_its_owner(shop: Shop, adapter: WarehouseAd
         "CREATE TABLE g_alice.ran (by NAME)",
         "GRANT INSERT ON g_alice.ran TO PUBLIC",
         "GRANT USAGE ON SCHEMA g_alice TO PUBLIC",
-        "CREATE FUNCTION g_alice.check(n INT) RETURNS BOOLEAN LANGUAGE PLPGSQL AS "
-        "$$ BEGIN INSERT INTO g_alice.ran VALUES (current_user); RETURN TRUE; END $$",
+        "CREATE FUNCTION g_alice.check(n INT) RETURNS BOOLEAN LANGUAGE SQL AS "
+        "'INSERT INTO g_alice.ran VALUES (current_user) RETURNING TRUE'",
         "CREATE DOMAIN g_alice.odd AS INT CHECK (g_alice.check(VALUE))",
         "CREATE TYPE g_alice.pair AS (n g_alice.odd)",
         f"CREATE VIEW g_alice.trap AS SELECT id, {value} AS v FROM guarded.mart",
         role="g_alice",
     )
-    with pytest.raises(guard.DependentsBreak, match="g_alice.trap of g_alice: it has values of a type that somebody"):
+    with pytest.raises(guard.PlanRefused, match="g_alice.trap of g_alice: it has values of a type that somebody"):
         replace(adapter, WIDER)
     with pytest.MonkeyPatch.context() as patch:  # kept even if the rest of the transaction goes through
         patch.setenv("WAREHOUSE_BREAK_DEPENDENTS", "1")
@@ -377,7 +377,7 @@ def test_readers_who_do_not_let_go_stop_the_trial(shop: Shop, monkeypatch: pytes
     shop.write(mart=WIDER, other=OTHER)
     with connect("analyst") as reader, reader.cursor() as cursor:
         cursor.execute("SELECT * FROM guarded.mart")
-        with pytest.raises(WarehouseError, match="in use") as refusal:
+        with pytest.raises(guard.PlanRefused, match="in use") as refusal:
             shop.plan()
         reader.rollback()
     assert refusal.value.code == Exit.TRANSIENT
@@ -393,8 +393,8 @@ def test_a_materialized_view_that_cannot_be_filled_is_told(shop: Shop) -> None:
 
 
 def test_the_commands_say_the_refusal_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(guard.DependentsBreak, match="^what\n  hint$"), pipeline._sqlmesh("the plan was not applied"):
-        raise guard.DependentsBreak("what", "hint", Exit.MISMATCH)
+    with pytest.raises(guard.PlanRefused, match="^what\n  hint$"), pipeline._sqlmesh("the plan was not applied"):
+        raise guard.PlanRefused("what", "hint", Exit.MISMATCH)
     allowed: list[bool] = []
     monkeypatch.setattr(pipeline, "deploy", lambda: allowed.append(settings().warehouse_break_dependents))
     monkeypatch.setenv("WAREHOUSE_BREAK_DEPENDENTS", "")
