@@ -147,7 +147,10 @@ def _check_without_admin(refusal: WarehouseError) -> None:
     """Pass when every login works and every schema is there; else say what a DBA must run."""
     schemas = (f"to_regnamespace('{name}')" for name in ("landing", "ops", "marts", "ml", "meta", "marts_pii"))
     functions = (f"to_regprocedure('ops.{name}')" for name in ("acquire_run_lock(timestamptz)", "reap_sessions()"))
-    expected = ", ".join([*schemas, "to_regclass('landing.orders')", "to_regclass('meta.models')", *functions])
+    expected = ", ".join(
+        [*schemas, "to_regclass('landing.orders')", "to_regclass('meta.models')", *functions]
+        + ["to_regprocedure('view_keeper.keep(regclass)')"]
+    )
     try:
         for login in LOGINS:
             with closing(connect(login)) as session, session.cursor() as cursor:

@@ -111,7 +111,9 @@ def check(plan: Plan) -> None:
         try:
             cursor.execute("SELECT TO_REGPROC('view_keeper.keep') IS NULL")
             if cursor.fetchone() == (True,):
-                raise PlanRefused("the server lacks what keeps people's views", "run `make init`", Exit.MISMATCH)
+                raise PlanRefused(
+                    "this database was set up by an older version of the project", "run `make init`", Exit.MISMATCH
+                )
             for view, snapshot in sorted(views, key=lambda pair: pair[0]):
                 if _is_built_on(cursor, view):
                     changes += _try(cursor, view, snapshot, losses)

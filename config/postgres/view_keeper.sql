@@ -6,17 +6,6 @@
 -- owns nothing but this schema, and is a member of those whose views it makes again. Not superuser, because reading a
 -- definition can run its author's code.
 
-DO $$
-BEGIN
-  IF to_regrole('view_keeper') IS NULL THEN
-    CREATE ROLE view_keeper NOLOGIN;
-  END IF;
-  IF NOT pg_has_role(current_user, 'view_keeper', 'USAGE') THEN
-    EXECUTE format('GRANT view_keeper TO %I', current_user);
-  END IF;
-END
-$$;
-
 CREATE SCHEMA IF NOT EXISTS view_keeper AUTHORIZATION view_keeper;
 COMMENT ON SCHEMA view_keeper IS 'Views of others on the marts: kept while a mart is replaced';
 
@@ -293,9 +282,12 @@ BEGIN
   FOR thing IN SELECT oid FROM pg_proc WHERE pronamespace = 'view_keeper'::regnamespace LOOP
     EXECUTE format('ALTER FUNCTION %s OWNER TO view_keeper', thing);
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', thing);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO sqlmesh_user', thing);
   END LOOP;
 END
 $$;
 GRANT USAGE ON SCHEMA view_keeper TO sqlmesh_user;
+GRANT EXECUTE ON FUNCTION
+  view_keeper.dependents(regclass), view_keeper.keep(regclass), view_keeper.make_again(text, text),
+  view_keeper.fill(text, text), view_keeper.settle(text, regclass, jsonb), view_keeper.restore(text, boolean)
+TO sqlmesh_user;
 GRANT SELECT ON view_keeper.dropped TO sqlmesh_user;
