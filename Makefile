@@ -109,8 +109,8 @@ migrate: $(VENV)/runtime ## After an upgrade of SQLMesh: save its state, then br
 plan: $(VENV)/runtime ## Show what your changes change, and build them in your own environment.
 	@$(BIN)/sqlmesh plan
 
-deploy: $(VENV)/runtime ## Bring prod to the code in this folder, and up to now.
-	@$(RUN) deploy
+deploy: $(VENV)/runtime ## Bring prod to the code in this folder, and up to now; BREAK=1 may break what others built.
+	@$(RUN) deploy $(if $(BREAK),--break-dependents)
 
 check: $(VENV)/dev $(VENV)/sample ## Format, lint, types, unit tests and the fast tests: before every commit.
 	@$(STATIC)

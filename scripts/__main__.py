@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,8 +101,14 @@ def schedule(
 
 
 @app.command()
-def deploy() -> None:
+def deploy(
+    break_dependents: Annotated[
+        bool, typer.Option("--break-dependents", help="Drop what others have built on marts and the change breaks.")
+    ] = False,
+) -> None:
     """Bring prod to the code in this folder, and up to now."""
+    if break_dependents:
+        os.environ["WAREHOUSE_BREAK_DEPENDENTS"] = "1"
     pipeline.deploy()
 
 

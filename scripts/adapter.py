@@ -3,7 +3,8 @@ SQLMesh's private methods; tests/python/test_adapter.py fails when they move.
 
 1. DataFrames go in by COPY, straight into a table of their types, else by way of a temporary one. Stock SQLMesh builds
    them as VALUES in syntax trees: 36 s of CPU per 100,000 rows.
-2. Views are replaced in place where their columns allow, so that the views and grants of analysts survive a promotion.
+2. Views are replaced in place where their columns allow, and what others have built on them is made again where not
+   (scripts/guard.py), so that the views and grants of analysts survive a promotion.
 3. An empty DataFrame is a result with no rows, not an error.
 4. A connection that is refused says why and what to do.
 5. Sessions can hash personal data (macros/keyed_hash.py), on DuckDB too, with a key that SQLMesh never sees.
@@ -25,7 +26,6 @@ from psycopg2 import errors
 from psycopg2.extensions import connection
 from sqlglot import exp
 from sqlmesh.core.config.connection import DuckDBConnectionConfig, PostgresConnectionConfig
-from sqlmesh.core.console import get_console
 from sqlmesh.core.engine_adapter.base import EngineAdapter
 from sqlmesh.core.engine_adapter.base_postgres import BasePostgresEngineAdapter
 from sqlmesh.core.engine_adapter.postgres import PostgresEngineAdapter
@@ -33,6 +33,7 @@ from sqlmesh.core.engine_adapter.shared import SourceQuery, set_catalog
 from sqlmesh.utils import get_source_columns_to_types
 from sqlmesh.utils.errors import SQLMeshError
 
+from scripts import guard
 from scripts.settings import HASHING, explain, export_environment, hashing_options, hmac_pads
 
 CHUNK_ROWS = 50_000
@@ -295,7 +296,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
         return columns
 
     def create_view(self, view_name: Any, query_or_df: Any, *args: Any, **kwargs: Any) -> None:
-        """CREATE OR REPLACE VIEW where PostgreSQL allows it, else DROP ... CASCADE that names what goes along."""
+        """CREATE OR REPLACE VIEW where PostgreSQL allows it, else DROP ... CASCADE that makes again what went along."""
         if not kwargs.get("replace", True) or kwargs.get("materialized"):
             super().create_view(view_name, query_or_df, *args, **kwargs)
             return
@@ -310,36 +311,15 @@ class WarehouseAdapter(PostgresEngineAdapter):
                 return
             except errors.InvalidTableDefinition as refusal:
                 self.execute("ROLLBACK TO SAVEPOINT replace_view")
-                reason = refusal.diag.message_primary
-            dependents = self._dependent_views(exp.to_table(view_name))
-            if dependents:
-                get_console().log_warning(
-                    f"{exp.to_table(view_name).sql(self.dialect)} changes its columns ({reason}); "
-                    f"views that read it are dropped with it: {', '.join(dependents)}"
-                )
-            super().create_view(view_name, query_or_df, *args, **kwargs)
+                reason = str(refusal.diag.message_primary)
+            with guard.kept(self.cursor, exp.to_table(view_name), reason):
+                super().drop_view(view_name)
+                super(BasePostgresEngineAdapter, self).create_view(view_name, query_or_df, *args, **kwargs)
 
-    def _dependent_views(self, view: exp.Table) -> list[str]:
-        """Views that read `view`, directly or through others, by name."""
-        name = exp.table_(view.name, db=view.db, quoted=True).sql(self.dialect)
-        rows = self.fetchall(
-            f"""
-            WITH RECURSIVE dependents (oid) AS (
-              SELECT TO_REGCLASS({exp.Literal.string(name).sql(self.dialect)})::OID
-              UNION
-              SELECT pg_rewrite.ev_class
-              FROM dependents
-              JOIN pg_depend ON pg_depend.refobjid = dependents.oid
-                AND pg_depend.refclassid = 'pg_class'::REGCLASS
-                AND pg_depend.classid = 'pg_rewrite'::REGCLASS
-              JOIN pg_rewrite ON pg_rewrite.oid = pg_depend.objid
-            )
-            SELECT oid::REGCLASS::TEXT FROM dependents
-            WHERE oid <> TO_REGCLASS({exp.Literal.string(name).sql(self.dialect)})::OID
-            ORDER BY 1
-            """
-        )
-        return [row[0] for row in rows]
+    def drop_view(self, view_name: Any, *args: Any, **kwargs: Any) -> None:
+        """DROP VIEW ... CASCADE, unless it breaks what others have built."""
+        with self.transaction(), guard.kept(self.cursor, exp.to_table(view_name), "it is removed"):
+            super().drop_view(view_name, *args, **{**kwargs, "cascade": True})
 
 
 @cache

@@ -176,10 +176,13 @@ def _explained(admin: connection) -> Iterator[None]:
 def _check_without_admin(refusal: WarehouseError) -> None:
     """Pass when every login works and every schema is there; else say what a DBA must run."""
     schemas = (f"to_regnamespace('{name}')" for name in ("landing", "ops", "marts", "ml", "meta", "marts_pii"))
-    functions = (
-        f"to_regprocedure('ops.{name}')"
-        for name in ("acquire_run_lock(timestamptz)", "reap_sessions()", "check_pii_key()")
+    routines = (
+        "ops.acquire_run_lock(timestamptz)",
+        "ops.reap_sessions()",
+        "ops.check_pii_key()",
+        "view_keeper.keep(regclass)",
     )
+    functions = (f"to_regprocedure('{name}')" for name in routines)
     tables = (f"to_regclass('{name}')" for name in ("landing.orders", "meta.models", "ops.runs"))
     expected = ", ".join([*schemas, *tables, *functions])
     try:
@@ -192,13 +195,13 @@ def _check_without_admin(refusal: WarehouseError) -> None:
         return
     except WarehouseError as fault:
         lacking = fault.what
-    names = " ".join(f"-f {FILES / name}" for name in _files())
+    files = " ".join(f"-f {FILES / name}" for name in _files())
     databases = [f"createdb {db} --owner={owner}" for db, owner in DATABASES.items()]
     steps = [
         f"psql postgres -f {FILES / 'roles.sql'}",
         *databases,
         *(f'psql postgres -c "REVOKE ALL ON DATABASE {db} FROM PUBLIC"' for db in DATABASES),
-        f"psql warehouse --single-transaction {names}",
+        f"psql warehouse --single-transaction {files}",
         f"and set the passwords of {', '.join(LOGINS)} to those in {settings().passfile}",
     ]
     raise WarehouseError(

@@ -651,6 +651,8 @@ def _sqlmesh(what: str, is_deployed: bool = False) -> Iterator[None]:
     raised: Exception | None = None
     try:
         yield
+    except WarehouseError:  # says all itself, also where it is one of SQLMesh's errors
+        raise
     except (SQLMeshError, SqlglotError, psycopg2.Error) as error:
         raised = error
     finally:

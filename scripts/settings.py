@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     warehouse_gateway: Literal["postgres", "duckdb"] = "postgres"
     # "host:port" of the embedded server, exported by `make env`: tells its address from one that a person set.
     warehouse_embedded: str | None = None
+    # Whether a change may drop what others have built on the marts (docs/decisions/0026-views-of-others-survive.md).
+    warehouse_break_dependents: bool = False
     pgpassfile: Path | None = None
     pgsslrootcert: str | None = None
     reporting_timezone: str = "UTC"

@@ -11,14 +11,16 @@
 --   analyst_pii         group: also read marts_pii
 --   agents              group of AI agents and tools: what analysts read, within tight limits. Its login is agent
 --   monitor             statistics of the server, and schema ops
+--   view_keeper         no login: makes people's views again when a mart is replaced; a member of these people, no more
 
 DO $$
 DECLARE
   logins CONSTANT text[] := ARRAY[
     'loader', 'sqlmesh_user', 'sqlmesh_state_user', 'test_user', 'analyst', 'agent', 'monitor'];
-  groups CONSTANT text[] := ARRAY['warehouse_owner', 'analysts', 'analyst_pii', 'agents'];
+  groups CONSTANT text[] := ARRAY['warehouse_owner', 'analysts', 'analyst_pii', 'agents', 'view_keeper'];
   -- Whose objects the administrator makes: without being superuser, one must be a member for that.
-  makers CONSTANT text[] := ARRAY['warehouse_owner', 'sqlmesh_user', 'sqlmesh_state_user', 'test_user'];
+  makers CONSTANT text[] := ARRAY[
+    'warehouse_owner', 'sqlmesh_user', 'sqlmesh_state_user', 'test_user', 'view_keeper'];
   name text;
 BEGIN
   FOREACH name IN ARRAY logins || groups LOOP

@@ -197,10 +197,10 @@ def test_a_view_whose_columns_change_is_replaced_with_a_warning_that_names_the_v
         def log_warning(self, text: str) -> None:
             warnings.append(text)
 
-    monkeypatch.setattr("scripts.adapter.get_console", Console)
+    monkeypatch.setattr("scripts.guard.get_console", Console)
     adapter.execute("CREATE VIEW adapter_test.indirect AS SELECT a FROM adapter_test.own")
     adapter.create_view("adapter_test.mart", exp.select("7 AS b"))
     assert adapter.fetchall("SELECT b FROM adapter_test.mart") == [(7,)]
     assert adapter.fetchone("SELECT TO_REGCLASS('adapter_test.own')") == (None,)
     (warning,) = warnings
-    assert "adapter_test.indirect, adapter_test.own" in warning
+    assert "view adapter_test.indirect" in warning and "view adapter_test.own" in warning
