@@ -85,7 +85,7 @@ def collect(models: Iterable["Model"]) -> Rows:
             continue
         name, types, meanings = _name(model.fqn), model.columns_to_types_or_raise, model.column_descriptions or {}
         grain = [column.name for grain in model.grains for column in getattr(grain, "expressions", None) or [grain]]
-        rows["models"].append((name, model.owner, list(model.tags), grain, model.description or ""))
+        rows["models"].append((name, model.owner or "", list(model.tags), grain, model.description or ""))
         rows["columns"] += [
             (name, position, column, dtype.sql("postgres"), meanings.get(column, ""))
             for position, (column, dtype) in enumerate(types.items(), 1)
