@@ -194,13 +194,12 @@ ACQUIRE = "SELECT ops.acquire_run_lock(clock_timestamp())"
 
 
 def free(session: Open) -> bool:
-    """Whether another session can take the run lock now; it is given back."""
-    other = session("sqlmesh_user")
-    try:
-        run(other, ACQUIRE)
-    except errors.LockNotAvailable:
-        return False
-    run(other, "SELECT ops.release_run_lock()")
+    """Whether another session can take the run lock now; it goes with that session."""
+    with closing(session("sqlmesh_user")) as other:
+        try:
+            run(other, ACQUIRE)
+        except errors.LockNotAvailable:
+            return False
     return True
 
 

@@ -28,8 +28,8 @@ from tests.python.test_end_to_end import Row, Shop, Warehouse, at, line, order, 
 
 pytestmark = pytest.mark.slow
 
-PLANTED = "planted"  # in every address and name below, and nowhere else
-ANN, NAME = "Zq.Ann@planted.example", "Zqann von Planted"
+PLANTED = "plantagenet"  # in every address and name below, and nowhere else
+ANN, NAME = "Zq.Ann@plantagenet.example", "Zqann von Plantagenet"
 ID = "zqC1"  # who will be forgotten
 COLUMNS = ["customer_id", "email", "full_name", "country_code", "created_at", "updated_at"]
 
@@ -66,7 +66,7 @@ def plant(warehouse: Warehouse) -> set[str]:
     warehouse.drop(
         customers=[
             person(ID, 1), person(ID, 2, email=f"  {ANN.upper()} "), person("C1", 1, email=f"{ANN.lower()} "),
-            person("C2", 1, email="other@planted.example"), person("C3", 1, email=" ", full_name=None),
+            person("C2", 1, email="other@plantagenet.example"), person("C3", 1, email=" ", full_name=None),
         ],
         orders=[
             order("A", 0.5, customer_id=ID), order("B", 3, customer_id=ID), order("B", 3, customer_id="C2"),
@@ -95,7 +95,9 @@ def plant(warehouse: Warehouse) -> set[str]:
     ]
     write(drops / "m_bad" / "customers.csv", [COLUMNS, *[[f"C5{n}", *good[1:]] for n in range(12)], *bad])
     with (drops / "m_bad" / "customers.csv").open("ab") as file:
-        file.write(b'C6,"a"planted,\xff,DE,,2026-03-01\nC7,\xffplanted@planted.example,Planted,DE,,2026-03-01\n')
+        file.write(
+            b'C6,"a"plantagenet,\xff,DE,,2026-03-01\nC7,\xffplantagenet@plantagenet.example,Plantagenet,DE,,2026-03-01\n'
+        )
     duckdb.sql(
         f"SELECT 'C8' || n AS customer_id, '{ANN}' AS email, '{NAME}' AS full_name, IF(n = 7, '{NAME}', 'DE') AS country_code,"
         f" IF(n = 8, '{ANN}', '2026-03-01') AS created_at, '2026-03-02' AS updated_at FROM range(9) AS t (n)"
