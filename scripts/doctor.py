@@ -25,6 +25,7 @@ from macros.create_index import index_name
 from scripts import backup, bootstrap, freshness, pipeline
 from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
+from scripts.recorder import HAS_CRASHED, MARK_CRASHED
 from scripts.settings import LOGINS, connect, settings
 
 if TYPE_CHECKING:
@@ -331,7 +332,7 @@ def locks(warehouse: Warehouse) -> Findings:
 def unended_runs(warehouse: Warehouse) -> Findings:
     if not warehouse.value("SELECT TO_REGCLASS('ops.runs') IS NOT NULL"):
         return
-    dead = warehouse.ask(f"SELECT run_id, kind, host, pid FROM ops.runs WHERE {CRASHED} ORDER BY 1")
+    dead = warehouse.ask(f"SELECT run_id, kind, host, pid FROM ops.runs WHERE {HAS_CRASHED} ORDER BY 1")
     for run_id, kind, host, pid in dead:
         yield Finding(
             "warn",
@@ -342,14 +343,6 @@ def unended_runs(warehouse: Warehouse) -> Findings:
         )
     if not dead:
         yield Finding("ok", "runs: none without an end")
-
-
-# The recorder of a run holds an advisory lock while its process lives (config/postgres/ops.sql).
-CRASHED = (
-    "status = 'running' AND NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7275"
-    " AND objid = run_id::INTEGER AND objsubid = 2 AND granted"
-    " AND database = (SELECT oid FROM pg_database WHERE datname = CURRENT_DATABASE()))"
-)
 
 
 # ---- state and warehouse ----------------------------------------------------------------------------------------
@@ -753,12 +746,7 @@ def set_up(subjects: list[str]) -> None:
 def mark_crashed(subjects: list[str]) -> None:
     """Mark runs as crashed."""
     with closing(connect("sqlmesh_user")) as session, session, session.cursor() as cursor:
-        cursor.execute(
-            "UPDATE ops.runs"
-            " SET status = 'crashed', ended_at = heartbeat_at, error = 'its process ended without a word'"
-            f" WHERE run_id = ANY (%s) AND {CRASHED}",
-            [[int(run_id) for run_id in subjects]],
-        )
+        cursor.execute(f"{MARK_CRASHED} AND run_id = ANY (%s)", [[int(run_id) for run_id in subjects]])
 
 
 def finish_deployment(subjects: list[str]) -> None:

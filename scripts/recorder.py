@@ -38,13 +38,20 @@ BATCH_SECONDS = 1
 PATIENCE_SECONDS = 5
 """So long, at most, a run waits at its end for its record."""
 
-_BEGIN = """
-  UPDATE ops.runs SET status = 'crashed', ended_at = heartbeat_at, error = 'its process ended without a word'
-  WHERE status = 'running' AND NOT EXISTS (
+HAS_CRASHED = """
+  status = 'running' AND NOT EXISTS (
     SELECT FROM pg_locks
     WHERE locktype = 'advisory' AND classid = 7275 AND objid = run_id::INTEGER AND objsubid = 2 AND granted
       AND database = (SELECT oid FROM pg_database WHERE datname = CURRENT_DATABASE())
-  );
+  )
+"""
+MARK_CRASHED = f"""
+  UPDATE ops.runs SET status = 'crashed', ended_at = heartbeat_at, error = 'its process ended without a word'
+  WHERE {HAS_CRASHED}
+"""
+
+_BEGIN = f"""
+  {MARK_CRASHED};
   WITH begun AS (
     INSERT INTO ops.runs (kind, environment, git_commit, versions, host, pid, started_at)
     VALUES (%s, %s, %s, %s, %s, %s, CLOCK_TIMESTAMP() - MAKE_INTERVAL(secs => %s))

@@ -179,8 +179,8 @@ CREATE TABLE IF NOT EXISTS ops.runs (
 );
 CREATE INDEX IF NOT EXISTS runs_kind ON ops.runs (kind, started_at);
 CREATE INDEX IF NOT EXISTS runs_running ON ops.runs (run_id) WHERE status = 'running';
-COMMENT ON TABLE ops.runs IS 'One row per load, run, plan, audit, backup ..., whoever began it and however it ended';
-COMMENT ON COLUMN ops.runs.kind IS 'load, run, plan, audit, backup, restore_drill, ...';
+COMMENT ON TABLE ops.runs IS 'One row per load, run, plan and audit, whoever began it and however it ended';
+COMMENT ON COLUMN ops.runs.kind IS 'load, run, plan or audit';
 COMMENT ON COLUMN ops.runs.environment IS 'SQLMesh''s environment; empty where there is none';
 COMMENT ON COLUMN ops.runs.git_commit IS 'Commit of the checkout it ran in; empty without git';
 COMMENT ON COLUMN ops.runs.versions IS 'Versions of what it ran with';
