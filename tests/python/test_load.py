@@ -842,17 +842,17 @@ POINTS = {
 }
 
 
-def crash_at(target: str, call: int, when: str, crash: Callable[[], object]) -> None:
-    """Let the nth call of a function of the loader crash, before or after it has done its work."""
+def crash_at(target: str, call: int, when: str, crash: Callable[[], object], module: Any = loader) -> None:
+    """Let the nth call of a method of a module's class crash, before or after it has done its work."""
     owner_name, name = target.split(".")
-    owner = getattr(loader, owner_name)
+    owner = getattr(module, owner_name)
     original, calls = getattr(owner, name), []
 
-    def crashing(*args: Any) -> Any:
+    def crashing(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
         if len(calls) == call and when == "before":
             crash()
-        result = original(*args)
+        result = original(*args, **kwargs)
         if len(calls) == call and when == "after":
             crash()
         return result
