@@ -8,9 +8,7 @@ end are the controls: what protects is taken away, and the same comparison must 
 import json
 import multiprocessing
 import os
-import pwd
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from inspect import unwrap
@@ -40,7 +38,7 @@ from scripts.contract import TABLES
 from scripts.errors import Exit, WarehouseError
 from scripts.settings import ROOT, connect, settings
 from tests.python import oracle, test_load
-from tests.python.conftest import forget_caches, server_account
+from tests.python.conftest import forget_caches
 from tests.python.test_end_to_end import FAULTS as PLANTED
 from tests.python.test_end_to_end import START, ZONE, Row, Warehouse, at, line, order, refund
 from tests.python.test_exactness import change, empty
@@ -429,8 +427,8 @@ def timeouts(trial: Trial, number: int) -> bool:
             error = attempt(lambda: pipeline.refresh(trial.drops))
         assert error and error.code == Exit.TRANSIENT, error
     finally:
-        bootstrap.apply()  # it sets what the role has by itself
-        execute(f"ALTER ROLE sqlmesh_user {'RESET statement_timeout' if number == 0 else "SET lock_timeout = '10s'"}")
+        execute(f"ALTER ROLE sqlmesh_user RESET {setting}")
+        bootstrap.apply()  # which sets what the role has by itself
     pipeline.deployed().close()
     pipeline.deployed.cache_clear()
     return True
@@ -566,9 +564,9 @@ def session_in_another_zone(trial: Trial, number: int) -> bool:
             pipeline.refresh(trial.drops)
     finally:
         time.tzset()
-        bootstrap.apply()
         for login in logins:
-            execute(f"ALTER ROLE {login} SET timezone = 'UTC'")
+            execute(f"ALTER ROLE {login} RESET timezone")
+        bootstrap.apply()
     pipeline.deployed().close()
     pipeline.deployed.cache_clear()
     return True
@@ -583,7 +581,7 @@ HOSTILE: list[tuple[str, bytes]] = [
     ("products.csv", HEADER),
     ("products.csv", b"\xef\xbb\xbf" + HEADER.replace(b"\n", b"\r\n")),
     ("products.csv", "product_id,product_name,updated_at\nÄ,ö,now\n".encode("latin-1")),
-    ("products.csv", HEADER + b"\"'; DROP TABLE landing.products; --\",\"$(touch {canary})\",now\n"),
+    ("products.csv", HEADER + b'"\'; DROP TABLE landing.products; --","$(touch {canary})",now\n'),
     ("products.csv", HEADER + b"=cmd|'/C touch {canary}'!A0,`touch {canary}`,now\n"),
     ("products.csv", HEADER.replace(b"product_name", b'"x""; COPY (SELECT 1) TO PROGRAM \'touch {canary}\'; --"')),
     ("products.csv'; touch {canary};'.csv", HEADER),
@@ -596,7 +594,9 @@ HOSTILE: list[tuple[str, bytes]] = [
 def hostile_files(trial: Trial, number: int) -> bool:
     """Each in a batch with the day's own files' neighbours; none of them loads a row, runs, or keeps the others back."""
     canary = trial.scratch / "canary"
-    objects = "SELECT COUNT(*) FROM pg_class UNION ALL SELECT COUNT(*) FROM pg_proc UNION ALL SELECT COUNT(*) FROM pg_roles"
+    objects = (
+        "SELECT COUNT(*) FROM pg_class UNION ALL SELECT COUNT(*) FROM pg_proc UNION ALL SELECT COUNT(*) FROM pg_roles"
+    )
     drops = trial.drops
     before, landed = execute(objects), execute("SELECT COUNT(*) FROM landing.products")
     trial.drops = trial.scratch / f"hostile_{number}"
@@ -624,7 +624,9 @@ def hostile_files(trial: Trial, number: int) -> bool:
     assert not executed
     shutil.rmtree(trial.drops)
     trial.drops = drops
-    loaded = {key for (key,) in execute("SELECT product_id FROM landing.products")} - {p for p, _ in trial.sent["products"]}
+    loaded = {key for (key,) in execute("SELECT product_id FROM landing.products")} - {
+        p for p, _ in trial.sent["products"]
+    }
     execute("DELETE FROM landing.products WHERE product_id = ANY(%s)", "warehouse", list(loaded))
     assert len(loaded) < len(HOSTILE), landed
     return True
@@ -698,3 +700,247 @@ def test_one_run_more_makes_all_right(trial: Trial, report: Report, name: str) -
         report.add(fault.family, lost, doubled)
         assert (lost, doubled) == (0, 0), f"{name}, number {number}"
     assert tried
+
+
+# ---- write, audit, publish ---------------------------------------------------------------------------------------
+
+BLOCKING = {
+    name: (model, plant.replace(" WHERE ctid = (SELECT MIN(ctid) FROM {t})", ""))
+    for name, (model, plant) in PLANTED.items()
+    if "blocking FALSE" not in (ROOT / "audits" / f"{name}.sql").read_text()
+}
+DOUBLE = "; INSERT INTO {t} SELECT * FROM {t}"
+
+
+@contextmanager
+def planted(trial: Trial, model: str, plant: str, is_stock: bool = False) -> Iterator[None]:
+    """A model writes bad rows, in a run as it is here, or as SQLMesh has it: rows are committed, and audited then."""
+    pipeline.deployed()
+    evaluate, audit = unwrap(snapshots.SnapshotEvaluator.evaluate), unwrap(snapshots.SnapshotEvaluator.audit)
+    plant += DOUBLE if "{unique}" in plant else ""
+
+    def planting(self: Any, snapshot: Any, **kwargs: Any) -> Any:
+        result = evaluate(self, snapshot, **kwargs)
+        if snapshot.is_model and snapshot.model.name == model:
+            adapter = self.get_adapter(snapshot.model_gateway)
+            adapter.execute(plant.format(t=trial.table_of(model), unique=unique_index(trial.table_of(model))))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stock, ours in (
+            ("evaluate", planting, evaluator._evaluate(planting, audit)),
+            ("audit", audit, evaluator._audit(audit)),
+        ):
+            patch.setattr(snapshots.SnapshotEvaluator, name, stock if is_stock else ours)
+        yield
+
+
+def unique_index(table: str) -> str:
+    return str(
+        execute(
+            "SELECT schemaname || '.' || indexname FROM pg_indexes"
+            " WHERE schemaname || '.' || tablename = %s AND indexdef LIKE 'CREATE UNIQUE%%'",
+            "warehouse",
+            table,
+        )[0][0]
+    )
+
+
+def states_seen(model: str) -> Watch:
+    """Somebody who looks at all rows of a view; staging is not for analysts."""
+    login = "analyst" if model.startswith("marts.") else "sqlmesh_user"
+    return Watch(f"SELECT MD5(STRING_AGG(t::TEXT, '|' ORDER BY t::TEXT)) FROM {model} AS t", login)
+
+
+@pytest.mark.parametrize("audit", list(BLOCKING) if ALL else ["revenue_reconciles"])
+def test_nobody_sees_the_rows_of_a_check_that_fails(trial: Trial, report: Report, audit: str) -> None:
+    model, plant = BLOCKING[audit]
+    trial.send()
+    pipeline.load(trial.drops)
+    [(before,)] = trial.read(f"SELECT MD5(STRING_AGG(t::TEXT, '|' ORDER BY t::TEXT)) FROM {model} AS t")
+    with planted(trial, model, plant), states_seen(model) as watch:
+        error = attempt(pipeline.run_missing)
+    assert error and error.code == Exit.DATA_QUALITY and f"{audit} found" in error.hint, error
+    report.bad_rows_planted += 1
+    report.bad_rows_seen += len(watch.seen) - 1
+    assert set(watch.seen) == {before} and watch.seen.total() > 5
+    lost_doubled = trial.settle()
+    report.add("bad rows under a blocking check", *lost_doubled)
+    assert lost_doubled == (0, 0)
+
+
+# ---- disks that are full -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own. Skips the test where none can be made."""
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=711", "tmpfs", folder],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip(f"no disk to fill: mount needs root, and says {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that leaves no byte for others."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                continue
+    return ballast
+
+
+@pytest.mark.skipif(not ALL, reason="servers of their own: `make faults`")
+@pytest.mark.parametrize("what", ["data", "WAL"])
+def test_a_full_disk_loses_nothing(homes: Path, tmp_path: Path, report: Report, what: str) -> None:
+    """Of the whole home, where tables grow; or of the WAL alone, where PostgreSQL stops in panic."""
+    home = homes / f"full_{what}"
+    home.mkdir(mode=0o711)
+    small = Trial(home, tmp_path)
+    with small_disk(home, 1200):
+        try:
+            with small:
+                pipeline.init()
+                small.send()
+                pipeline.refresh(small.drops)
+                if what == "WAL":
+                    wal = home / "data" / "pg_wal"
+                    embedded.down()
+                    kept = wal.rename(home / "kept")
+                    wal.mkdir(mode=0o700)
+                    with small_disk(wal, 160):
+                        shutil.copytree(kept, wal, dirs_exist_ok=True)
+                        give(wal, kept)
+                        embedded.up()
+                        _work_without_room(small, wal, report)
+                        embedded.down()
+                else:
+                    _work_without_room(small, home, report)
+        finally:
+            with suppress(WarehouseError):
+                small.home.run("down")
+
+
+def give(folder: Path, like: Path) -> None:
+    owner = like.stat()
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _work_without_room(small: Trial, disk: Path, report: Report) -> None:
+    small.send()
+    pipeline.load(small.drops)
+    ballast = fill(disk)
+    with suppress(psycopg2.Error):  # until there is no room within the files that are there, either
+        execute("CREATE TABLE public.filler AS SELECT REPEAT(MD5(n::TEXT), 20) FROM GENERATE_SERIES(1, 2000000) AS n")
+    with suppress(psycopg2.Error):
+        execute("CREATE TABLE public.filler AS SELECT n FROM GENERATE_SERIES(1, 1000000) AS n")
+    error = attempt(lambda: pipeline.refresh(small.drops))
+    assert error and error.code in (Exit.TRANSIENT, Exit.SERVICE_DOWN), error
+    ballast.unlink()
+    pipeline.deployed.cache_clear()
+    embedded.up()
+    bootstrap.apply()
+    execute("DROP TABLE IF EXISTS public.filler")
+    lost, doubled = small.settle()
+    report.add("full disk", lost, doubled)
+    assert (lost, doubled) == (0, 0)
+
+
+# ---- controls: the comparison sees what it claims to -------------------------------------------------------------
+
+
+def test_control_without_lock_and_index_two_runs_double_rows(trial: Trial, report: Report) -> None:
+    trial.send()
+    pipeline.load(trial.drops)
+    table = trial.table_of("staging.orders")
+    index = unique_index(table)
+    [(definition,)] = execute("SELECT PG_GET_INDEXDEF(%s::REGCLASS)", "warehouse", index)
+    execute(
+        f"DROP INDEX {index}; CREATE OR REPLACE FUNCTION ops.acquire_run_lock(run_end TIMESTAMPTZ) RETURNS VOID"
+        " LANGUAGE sql AS 'SELECT'"
+    )
+    try:
+        both = [begin(trial, running_beside, str(trial.scratch / "barrier"), me) for me in range(2)]
+        for process in both:
+            process.join(180)
+        [(rows, orders)] = trial.read("SELECT COUNT(*), COUNT(DISTINCT order_id) FROM staging.orders")
+        assert rows > orders
+        assert trial.compare()[1] > 0
+        report.controls_that_saw_it.append("two runs without the run lock and the unique index double rows")
+    finally:
+        trial.begin_anew()
+        execute(definition)
+        trial.send()
+    assert trial.settle() == (0, 0)
+
+
+def running_beside(barrier: str, me: int) -> None:
+    """A run that writes staging.orders at the same time as another one."""
+    pipeline.deployed()
+    evaluate, audit = unwrap(snapshots.SnapshotEvaluator.evaluate), unwrap(snapshots.SnapshotEvaluator.audit)
+
+    def beside(self: Any, snapshot: Any, **kwargs: Any) -> Any:
+        result = evaluate(self, snapshot, **kwargs)
+        if snapshot.is_model and snapshot.model.name == "staging.orders":
+            Path(f"{barrier}_{me}").touch()
+            deadline = time.monotonic() + 30
+            while not Path(f"{barrier}_{1 - me}").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return result
+
+    snapshots.SnapshotEvaluator.evaluate = evaluator._evaluate(beside, audit)  # type: ignore[method-assign]
+    pipeline.run_missing()
+
+
+def test_control_rows_audited_after_the_commit_are_seen(trial: Trial, report: Report) -> None:
+    model, plant = BLOCKING["revenue_reconciles"]
+    trial.send()
+    pipeline.load(trial.drops)
+    try:
+        with planted(trial, model, plant, is_stock=True), states_seen(model) as watch:
+            error = attempt(pipeline.run_missing)
+        assert error and error.code == Exit.DATA_QUALITY
+        assert len(watch.seen) > 1
+        lost, doubled = trial.compare()
+        assert lost and doubled
+        report.controls_that_saw_it.append("SQLMesh's own order, commit before audit, shows bad rows to analysts")
+    finally:
+        trial.begin_anew()
+        trial.send()
+    assert trial.settle() == (0, 0)
+
+
+def test_control_a_row_that_is_lost_or_doubled_is_counted(trial: Trial, report: Report) -> None:
+    """In landing and in a mart: one, not none and not many."""
+    for damage, expected in (
+        ("DELETE FROM landing.ticket_events WHERE ctid = (SELECT MIN(ctid) FROM landing.ticket_events)", (1, 0)),
+        ("DELETE FROM {t} WHERE ctid = (SELECT MIN(ctid) FROM {t})", (1, 0)),
+        ("DROP INDEX {unique}; INSERT INTO {t} SELECT * FROM {t} LIMIT 1", (0, 1)),
+    ):
+        table = trial.table_of("marts.waiting_records")
+        with closing(connect("postgres", "warehouse")) as admin, admin.cursor() as cursor:
+            cursor.execute(damage.format(t=table, unique=unique_index(table)))
+            trial.read = lambda query, login="": _rows(cursor, query)  # type: ignore[method-assign]
+            try:
+                counted = trial.compare()
+            finally:
+                del trial.read  # type: ignore[method-assign]
+        assert [bool(n) for n in counted] == [bool(n) for n in expected], (damage, counted)
+    report.controls_that_saw_it.append("a row that is lost or doubled by hand is counted")
+
+
+def _rows(cursor: Any, query: str) -> oracle.Rows:
+    cursor.execute(query)
+    found: oracle.Rows = cursor.fetchall()
+    return found
