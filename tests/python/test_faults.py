@@ -250,6 +250,7 @@ def _child(environment: dict[str, str], log: str, work: Callable[..., None], arg
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    print("---", work.__name__, args, flush=True)
     forget_caches()
     try:
         work(*args)
@@ -317,7 +318,9 @@ def run_killed_at(module: str, target: str, when: str) -> Callable[[Trial, int],
     def fault(trial: Trial, number: int) -> bool:
         """False when the run has no such boundary any more."""
         pipeline.load(trial.drops)
-        return end(trial, begin(trial, running, module, target, number + 1, when)) == -signal.SIGKILL
+        code = end(trial, begin(trial, running, module, target, number + 1, when))
+        assert code in (0, -signal.SIGKILL), (trial.scratch / "children.log").read_text()
+        return code != 0
 
     return fault
 

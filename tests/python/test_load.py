@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -846,14 +847,14 @@ def crash_at(target: str, call: int, when: str, crash: Callable[[], object], mod
     """Let the nth call of a method of a module's class crash, before or after it has done its work."""
     owner_name, name = target.split(".")
     owner = getattr(module, owner_name)
-    original, calls = getattr(owner, name), []
+    original, calls = getattr(owner, name), count(1)
 
     def crashing(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == call and when == "before":
+        is_the_one = next(calls) == call
+        if is_the_one and when == "before":
             crash()
         result = original(*args, **kwargs)
-        if len(calls) == call and when == "after":
+        if is_the_one and when == "after":
             crash()
         return result
 
