@@ -31,6 +31,7 @@ import sqlmesh.core.snapshot.evaluator as snapshots
 import time_machine
 from sqlmesh.core.plan import BuiltInPlanEvaluator
 
+from macros.touched import TOUCHED
 from scripts import bootstrap, evaluator, pipeline
 from scripts import load as loader
 from scripts import server as embedded
@@ -731,6 +732,8 @@ def planted(trial: Trial, model: str, plant: str, is_stock: bool = False) -> Ite
     plant += DOUBLE if "{unique}" in plant else ""
 
     def planting(self: Any, snapshot: Any, **kwargs: Any) -> Any:
+        if is_stock:
+            self.get_adapter(snapshot.model_gateway).execute(f"DROP TABLE IF EXISTS pg_temp.{TOUCHED}")
         result = evaluate(self, snapshot, **kwargs)
         if snapshot.is_model and snapshot.model.name == model:
             adapter = self.get_adapter(snapshot.model_gateway)
