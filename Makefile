@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help run test init up down status env psql reap load refresh schedule audit forget export profile contracts generate doctor restate backup restore restore-drill migrate plan deploy check format lock audit-deps bench parity soak reference-data
+.PHONY: help run test init up down status env psql reap load refresh schedule audit forget export profile contracts generate doctor restate backup restore restore-drill migrate plan deploy check format lock audit-deps bench parity soak faults reference-data
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { gsub(/\$$\$$/, "$$", $$2); printf "  %-15s %s\n", $$1, $$2 }' Makefile
@@ -121,6 +121,11 @@ parity: $(VENV)/dev ## The same batches on PostgreSQL and DuckDB: every model mu
 
 soak: $(VENV)/dev ## Random changes, runs and deaths against the definitions, for long: make soak SEQUENCES=50.
 	@SOAK=$(or $(SEQUENCES),50) $(BIN)/python -m pytest tests/python/test_exactness.py --capture=no --show-capture=no
+
+faults: $(VENV)/dev ## Break everything that can break, again and again; the report goes to .warehouse/faults.json. Takes hours.
+	@FAULTS=all $(BIN)/python -m pytest tests/python/test_faults.py tests/python/test_load.py tests/python/test_dirty_input.py \
+	  tests/python/test_server.py tests/python/test_operations.py tests/python/test_operate.py tests/python/test_exactness.py \
+	  --capture=no --show-capture=no
 
 bench: $(VENV)/runtime $(BENCH) ## Beside COPY, SQL by hand and dbt: make bench SCALE=0.02 (million orders) [PARTS=load,day].
 	@$(BIN)/python -m bench --scale $(or $(SCALE),1) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PARTS),--parts $(PARTS))

@@ -323,12 +323,11 @@ def _run_missing() -> None:
         return
     _refuse_lost_tables([snapshot for snapshot in stored if snapshot.is_model and snapshot.intervals])
     now = _server_now()
-    try:
-        with _sqlmesh("the run did not finish", is_deployed=True):
+    with _sqlmesh("the run did not finish", is_deployed=True):
+        try:
             deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
-    finally:
-        deployed().state_reader.refresh_snapshot_intervals(snapshots)
-        with _sqlmesh("schema meta was not written"):
+        finally:
+            deployed().state_reader.refresh_snapshot_intervals(snapshots)
             catalog.keep_fresh(environment, snapshots)
     _say_what_waits()
 

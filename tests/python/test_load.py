@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -842,18 +843,18 @@ POINTS = {
 }
 
 
-def crash_at(target: str, call: int, when: str, crash: Callable[[], object]) -> None:
-    """Let the nth call of a function of the loader crash, before or after it has done its work."""
+def crash_at(target: str, call: int, when: str, crash: Callable[[], object], module: Any = loader) -> None:
+    """Let the nth call of a method of a module's class crash, before or after it has done its work."""
     owner_name, name = target.split(".")
-    owner = getattr(loader, owner_name)
-    original, calls = getattr(owner, name), []
+    owner = getattr(module, owner_name)
+    original, calls = getattr(owner, name), count(1)
 
-    def crashing(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == call and when == "before":
+    def crashing(*args: Any, **kwargs: Any) -> Any:
+        is_the_one = next(calls) == call
+        if is_the_one and when == "before":
             crash()
-        result = original(*args)
-        if len(calls) == call and when == "after":
+        result = original(*args, **kwargs)
+        if is_the_one and when == "after":
             crash()
         return result
 
