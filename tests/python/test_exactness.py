@@ -34,7 +34,7 @@ from tests.python.test_end_to_end import Row, Warehouse, at
 pytestmark = pytest.mark.slow
 
 SOAK = int(os.environ.get("SOAK", "0"))  # sequences of `make soak`
-SEQUENCES, STEPS = (SOAK, 60) if SOAK else (6, 36)
+SEQUENCES, STEPS = (SOAK, 60) if SOAK else (6, 40)
 ACTIONS_A_RUN = 6  # at most, between two runs
 
 DAYS = st.integers(0, 120).map(lambda quarters: quarters * 0.75)  # at all hours, over three months
