@@ -4,7 +4,7 @@ Everything comes from SQLMesh's own rendering, so that a model, index or audit a
 contender. Only Python models need SQL of their own, in `python_models/<model>.sql`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from sqlmesh.core.audit import Audit
 from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.model import Model
 
+from macros.create_index import declared_indexes
 from macros.touched import TOUCHED
 from materializations.replace_touched import ReplaceTouched
 from scripts.errors import Exit, WarehouseError
@@ -97,7 +98,7 @@ def _derived(model: Model) -> Mart:
         return Mart(name, "seed", types, checks=checks)
     if model.kind.is_view:
         return Mart(name, "view", types, _rendered(model), checks=checks)
-    indexes = list(_indexes(model))
+    indexes = [Index(tuple(columns), unique=is_unique) for columns, is_unique in declared_indexes(model)]
     if model.is_python:
         return Mart(name, "full", types, _python_model(name), indexes=indexes, checks=checks)
     if model.kind.is_full:
@@ -167,14 +168,6 @@ def _python_model(name: str) -> exp.Query:
     query = parse_one(path.read_text(), dialect="postgres")
     assert isinstance(query, exp.Query)
     return query
-
-
-def _indexes(model: Model) -> Iterator[Index]:
-    """What the model's post-statements ask of @create_index."""
-    for call in (node for statement in model.post_statements for node in statement.find_all(exp.Anonymous)):
-        if call.name.lower() == "create_index":
-            columns = tuple(column.name for column in call.expressions if isinstance(column, exp.Column))
-            yield Index(columns, unique=len(columns) < len(call.expressions))
 
 
 def _tables(query: exp.Expr) -> list[exp.Table]:

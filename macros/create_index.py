@@ -1,8 +1,10 @@
 import hashlib
+from collections.abc import Iterator
 
 from sqlglot import exp
 from sqlmesh import macro
 from sqlmesh.core.macros import MacroEvaluator
+from sqlmesh.core.model import Model
 
 STORED_STAGES = ("creating", "evaluating")
 
@@ -56,3 +58,11 @@ def index_name(table: str, columns: list[str]) -> str:
     """A name that no other table's index has, of at most 63 bytes, PostgreSQL's limit."""
     digest = hashlib.md5(f"{table}|{','.join(columns)}".encode(), usedforsecurity=False).hexdigest()[:8]
     return f"ix_{table[:50]}_{digest}"
+
+
+def declared_indexes(model: Model) -> Iterator[tuple[list[str], bool]]:
+    """Columns of each @create_index of a model, and whether it is unique."""
+    for call in (node for statement in model.post_statements for node in statement.find_all(exp.Anonymous)):
+        if call.name.lower() == "create_index":
+            columns = [one.name for one in call.expressions if isinstance(one, exp.Column)]
+            yield columns, any(one == exp.true() for one in call.find_all(exp.Boolean))

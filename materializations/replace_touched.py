@@ -8,7 +8,9 @@ from sqlmesh import CustomMaterialization
 from sqlmesh.core.model import CustomKind, Model
 from sqlmesh.utils.errors import ConfigError
 
-TOUCHED, RECOMPUTED = "touched", "recomputed"
+from macros.touched import TOUCHED
+
+RECOMPUTED = "recomputed"
 
 
 class ReplaceTouched(CustomMaterialization[CustomKind]):

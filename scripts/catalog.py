@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg2.extensions import connection
 from psycopg2.extras import execute_values
 
-from scripts.errors import Exit, WarehouseError
+from scripts.errors import Exit, WarehouseError, plain_name
 from scripts.settings import ROOT, connect, settings
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def collect(models: Iterable["Model"]) -> Rows:
         rows["lineage"] += sorted(_lineage(model), key=lambda row: [value or "" for value in row])
         if model.schema_name not in PUBLISHED:
             continue
-        name, types, meanings = _name(model.fqn), model.columns_to_types_or_raise, model.column_descriptions or {}
+        name, types, meanings = plain_name(model.fqn), model.columns_to_types_or_raise, model.column_descriptions or {}
         grain = [column.name for grain in model.grains for column in getattr(grain, "expressions", None) or [grain]]
         rows["models"].append((name, model.owner or "", list(model.tags), grain, model.description or ""))
         rows["columns"] += [
@@ -91,9 +91,9 @@ def collect(models: Iterable["Model"]) -> Rows:
             for position, (column, dtype) in enumerate(types.items(), 1)
         ]
         rows["relationships"] += [
-            (name, arguments["column"].name, _name(arguments["parent"].sql()), arguments["key"].name)
+            (name, arguments["column"].name, plain_name(arguments["parent"].sql()), arguments["key"].name)
             for audit, arguments in model.audits
-            if audit == "foreign_key_holds" and _name(arguments["parent"].sql()).split(".")[0] in PUBLISHED
+            if audit == "foreign_key_holds" and plain_name(arguments["parent"].sql()).split(".")[0] in PUBLISHED
         ]
     rows["example_queries"] = [(one.number, one.text, one.query) for one in questions()]
     return rows
@@ -104,7 +104,7 @@ def _lineage(model: "Model") -> set[tuple[Any, ...]]:
     from sqlglot import exp
     from sqlmesh.core.lineage import lineage
 
-    name = _name(model.fqn)
+    name = plain_name(model.fqn)
     edges: set[tuple[Any, ...]] = set()
     for column in (model.columns_to_types or {}) if model.is_sql else ():
         root = lineage(exp.to_identifier(column, quoted=True).sql(model.dialect), model, trim_selects=False)
@@ -113,13 +113,10 @@ def _lineage(model: "Model") -> set[tuple[Any, ...]]:
             if table is not None:
                 edges.add((name, column, f"{table.db}.{table.name}", exp.to_column(node.name).name))
     lenders = {source for _, _, source, _ in edges}
-    edges |= {(name, None, source, None) for source in {_name(source) for source in model.depends_on or ()} - lenders}
+    edges |= {
+        (name, None, source, None) for source in {plain_name(source) for source in model.depends_on or ()} - lenders
+    }
     return {edge for edge in edges if edge[2] != name}
-
-
-def _name(table: str) -> str:
-    """`marts.daily_revenue`, of a name with quotes and perhaps a catalog."""
-    return ".".join(table.replace('"', "").split(".")[-2:])
 
 
 # ---- schema meta ------------------------------------------------------------------------------------------------
@@ -162,7 +159,7 @@ def write(session: connection, rows: Rows, deployed_at: datetime | None) -> None
 def write_freshness(session: connection, snapshots: Iterable["Snapshot"]) -> None:
     """Replace the rows of meta.freshness, in the transaction of the caller."""
     rows = [
-        (_name(snapshot.name), _instant(snapshot.intervals[-1][1]))
+        (plain_name(snapshot.name), _instant(snapshot.intervals[-1][1]))
         for snapshot in snapshots
         if snapshot.is_model and snapshot.intervals and snapshot.model.schema_name in PUBLISHED
     ]

@@ -21,10 +21,9 @@ from psycopg2 import errors, sql
 from psycopg2.extensions import connection
 from sqlglot import exp
 
-from macros.create_index import index_name
+from macros.create_index import declared_indexes, index_name
 from scripts import backup, bootstrap, freshness, pipeline
-from scripts.contract import TABLES
-from scripts.errors import Exit, WarehouseError
+from scripts.errors import Exit, WarehouseError, plain_name
 from scripts.recorder import HAS_CRASHED, MARK_CRASHED
 from scripts.settings import LOGINS, connect, settings
 
@@ -39,7 +38,7 @@ RUNBOOKS = "docs/runbooks"
 LOOK_SECONDS = 10
 HASTE = f"-c lock_timeout=2s -c statement_timeout={LOOK_SECONDS}s"
 
-CLOCK_WARNS, CLOCK_STOPS = timedelta(seconds=5), timedelta(seconds=60)  # a run refuses the second: ops.acquire_run_lock
+CLOCK_WARNS, CLOCK_STOPS = timedelta(seconds=5), timedelta(seconds=pipeline.CLOCK_SECONDS)  # a run refuses the second
 STUCK = timedelta(minutes=10)  # a lock that is waited for, a transaction that does nothing
 DEAD_ROWS, DEAD_SHARE = 100_000, 0.5  # more of both, and a table wants a VACUUM
 SLOW_SECONDS = 60  # of a statement, on average
@@ -103,16 +102,12 @@ class Warehouse:
 
     @cached_property
     def environment(self) -> "Environment":
-        found = pipeline.deployed().state_reader.get_environment(pipeline.PROD)
-        if found is None:
-            raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
-        return found
+        return pipeline.prod()
 
     @cached_property
     def snapshots(self) -> dict[str, "Snapshot"]:
         """The models of prod by SQLMesh's full name, external ones included."""
-        found = pipeline.deployed().state_reader.get_snapshots(self.environment.snapshots)
-        return {snapshot.name: snapshot for snapshot in found.values()}
+        return pipeline.snapshots_of(self.environment)
 
     @cached_property
     def shown(self) -> list["Snapshot"]:
@@ -199,17 +194,12 @@ def _of(error: WarehouseError) -> Finding:
 
 def physical(snapshot: "Snapshot") -> str:
     """schema.table of what prod reads of a model."""
-    return _short(snapshot.table_name())
+    return plain_name(snapshot.table_name())
 
 
 def model_name(snapshot: "Snapshot") -> str:
     """As people write it: marts.daily_revenue."""
-    return _short(snapshot.name)
-
-
-def _short(name: str) -> str:
-    table = exp.to_table(name)
-    return f"{table.db}.{table.name}"
+    return plain_name(snapshot.name)
 
 
 # ---- the server -------------------------------------------------------------------------------------------------
@@ -487,7 +477,7 @@ def indexes(warehouse: Warehouse) -> Findings:
     there = {name for name, is_valid in rows if is_valid}
     wrong = 0
     for table, snapshot in warehouse.stored.items():
-        for columns, is_unique in declared_indexes(snapshot):
+        for columns, is_unique in declared_indexes(snapshot.model):
             schema, name = table.split(".")
             if f"{schema}.{index_name(name, columns)}" not in there:
                 wrong += 1
@@ -524,18 +514,6 @@ def _has_doubles(warehouse: Warehouse, table: str, columns: list[str]) -> bool:
     query = sql.SQL("SELECT EXISTS (SELECT FROM {} GROUP BY {} HAVING COUNT(*) > 1)")
     keys = sql.SQL(", ").join(map(sql.Identifier, columns))
     return bool(warehouse.value(query.format(sql.Identifier(*table.split(".")), keys)))
-
-
-def declared_indexes(snapshot: "Snapshot") -> Iterator[tuple[list[str], bool]]:
-    """Columns of each @create_index of a model, and whether it is unique."""
-    for statement in getattr(snapshot.model, "post_statements", []):
-        for call in statement.find_all(exp.Anonymous):
-            if call.name.lower() == "create_index":
-                columns = [one.name for one in call.expressions if isinstance(one, exp.Column)]
-                yield columns, any(one == TRUE for one in call.find_all(exp.Boolean))
-
-
-TRUE = exp.true()
 
 
 def foreign_keys(warehouse: Warehouse) -> Findings:
@@ -642,8 +620,7 @@ def loads(warehouse: Warehouse) -> Findings:
         default=0,
     )
     last = datetime.fromtimestamp(done_to / 1000, UTC)
-    oldest = ", ".join(f"(SELECT MIN(_loaded_at) FROM landing.{name} WHERE _loaded_at >= %s)" for name in TABLES)
-    first = warehouse.value(f"SELECT LEAST({oldest})", *[last] * len(TABLES))
+    first = freshness.first_landed(warehouse.session("sqlmesh_user"), last)
     if first and warehouse.now - first > RUN_AGE:
         yield Finding(
             "error", f"last run: what was loaded {_ago(first, warehouse.now)} waits for one", "failed-run.md#no-run"
@@ -803,7 +780,7 @@ def make_indexes(subjects: list[str]) -> None:
     """Make missing indexes; of doubled rows one stays."""
     with closing(Warehouse()) as warehouse, pipeline.no_run(), closing(connect("sqlmesh_user")) as session:
         for table, snapshot in warehouse.stored.items():
-            for columns, is_unique in declared_indexes(snapshot) if model_name(snapshot) in subjects else ():
+            for columns, is_unique in declared_indexes(snapshot.model) if model_name(snapshot) in subjects else ():
                 schema, name = table.split(".")
                 parts = {
                     "index": sql.Identifier(index_name(name, columns)),

@@ -45,6 +45,10 @@ class WarehouseError(Exception):
         self.failures: list[Failure] = []
 
 
+OLDER_SETUP = ("this database was set up by an older version of the project", "run `make init`", Exit.MISMATCH)
+"""What a WarehouseError says where a function or table of config/postgres is not there yet."""
+
+
 class PassingFault(WarehouseError):
     """One that may pass by itself: commands try again before they give up."""
 

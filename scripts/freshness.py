@@ -94,7 +94,7 @@ def check(session: connection | None = None) -> list[Finding]:
     limits = thresholds()
     with session.cursor() as cursor:
         found = [_of_landing(cursor, table, limit) for table, limit in limits.landing.items()]
-        found += _of_models(cursor, limits.marts)
+        found += _of_models(session, limits.marts)
     return sorted((finding for finding in found if finding), key=lambda finding: finding.level)
 
 
@@ -107,16 +107,29 @@ def _of_landing(cursor: cursor, table: str, limit: Limits) -> Finding | None:
     return None
 
 
-def _of_models(cursor: cursor, limits: dict[str, Limits]) -> list[Finding]:
+def first_landed(session: connection, since: datetime) -> datetime | None:
+    """When the first row was loaded, at or after a moment; None where none was."""
+    oldest = ", ".join(
+        f"(SELECT MIN(_loaded_at) FROM landing.{table} WHERE _loaded_at >= %(since)s)" for table in TABLES
+    )
+    with session.cursor() as cursor:
+        cursor.execute(f"SELECT LEAST({oldest})", {"since": since})
+        found: datetime | None = _value(cursor)
+    return found
+
+
+def _of_models(session: connection, limits: dict[str, Limits]) -> list[Finding]:
     """Every run looks at every model: what landed after the last of its intervals is not in it."""
-    since = " UNION ALL ".join(f"SELECT MIN(_loaded_at) FROM landing.{t} WHERE _loaded_at >= %(to)s" for t in TABLES)
     ages: dict[datetime, timedelta] = {}
     found = []
+    with session.cursor() as cursor:
+        cursor.execute("SELECT CLOCK_TIMESTAMP()")
+        now = _value(cursor)
     for model, owner, done_to in _models():
         limit = limits.get(model) or limits.get(DEFAULT) or Limits()
         if done_to not in ages:
-            cursor.execute(f"SELECT CLOCK_TIMESTAMP() - MIN(min) FROM ({since}) AS landed", {"to": done_to})
-            ages[done_to] = _value(cursor) or timedelta()
+            first = first_landed(session, done_to)
+            ages[done_to] = now - first if first else timedelta()
         for level, age in limit.strictest_first():
             if ages[done_to] > age:
                 what = f"lacks what was loaded {_text(ages[done_to])} ago"
@@ -127,19 +140,18 @@ def _of_models(cursor: cursor, limits: dict[str, Limits]) -> list[Finding]:
 
 def _models() -> list[tuple[str, str, datetime]]:
     """Models of marts and ml in prod: name, owner, and up to when they have what was loaded."""
-    from scripts.pipeline import PROD, deployed
+    from scripts.pipeline import PROD, deployed, snapshots_of
 
     environment = deployed().state_reader.get_environment(PROD)
     if environment is None:
         return []
-    snapshots = deployed().state_reader.get_snapshots(environment.snapshots).values()
     return [
         (
             plain_name(snapshot.name),
             snapshot.model.owner or "operator",
             datetime.fromtimestamp(snapshot.intervals[-1][1] / 1000 if snapshot.intervals else 0, UTC),
         )
-        for snapshot in snapshots
+        for snapshot in snapshots_of(environment).values()
         if snapshot.is_model and plain_name(snapshot.name).startswith(("marts.", "ml."))
     ]
 

@@ -16,7 +16,7 @@ from sqlmesh.core.plan import Plan, PlanBuilder
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.errors import SQLMeshError
 
-from scripts.errors import Exit, WarehouseError
+from scripts.errors import OLDER_SETUP, Exit, WarehouseError
 from scripts.settings import connect, settings
 
 LOGIN = "sqlmesh_user"
@@ -111,9 +111,7 @@ def check(plan: Plan) -> None:
         try:
             cursor.execute("SELECT TO_REGPROC('view_keeper.keep') IS NULL")
             if cursor.fetchone() == (True,):
-                raise PlanRefused(
-                    "this database was set up by an older version of the project", "run `make init`", Exit.MISMATCH
-                )
+                raise PlanRefused(*OLDER_SETUP)
             for view, snapshot in sorted(views, key=lambda pair: pair[0]):
                 if _is_built_on(cursor, view):
                     changes += _try(cursor, view, snapshot, losses)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
@@ -305,7 +306,7 @@ class _Loader:
         self.cur.execute("SAVEPOINT file")
         try:
             self.cur.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier("landing", table.name)))
-            file.direct = not _one(self.cur)[0] and not self.knows_forgotten()
+            file.direct = not _one(self.cur)[0] and not self.knows_forgotten
             self.stage_file(path, table, file, begin)
             if file.direct and self.has_repeated(table):  # seldom; nobody may delete from landing
                 self.cur.execute("ROLLBACK TO SAVEPOINT file")
@@ -352,7 +353,7 @@ class _Loader:
             after = os.fstat(raw.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise Refused("it changed while it was read: write it under a hidden name, then rename it")
-        if self.knows_forgotten():
+        if self.knows_forgotten:
             self.keep_forgotten(table)
         self.judge_rejects(table, file)
         if not file.direct:
@@ -471,8 +472,9 @@ class _Loader:
         rows = "1 row" if file.rejected == 1 else f"{file.rejected:,} rows"
         file.warnings.append(f"{rows} rejected; first: {first}; all in landing.rejects")
 
+    @cached_property
     def knows_forgotten(self) -> bool:
-        """Whether any customer was forgotten (scripts/forget.py)."""
+        """Whether any customer was forgotten (scripts/forget.py), which nobody is while a load is at work."""
         self.cur.execute("SELECT EXISTS (SELECT FROM ops.forgotten)")
         return bool(_one(self.cur)[0])
 

@@ -25,6 +25,7 @@ from scripts.settings import ROOT, connect, export_environment, remember_reporti
 
 if TYPE_CHECKING:
     from sqlmesh import Context
+    from sqlmesh.core.environment import Environment
     from sqlmesh.core.snapshot import Snapshot
     from sqlmesh.utils.errors import AuditError
 
@@ -50,9 +51,8 @@ FREE_BYTES = 256 << 20
 OUTAGE = timedelta(hours=26)
 """A scheduled job that has not run for longer has missed more than a night, and says that it catches up."""
 
-# How ops.check_pii_key says so.
+# How ops.check_pii_key says that the key is not there, or another one.
 WRONG_KEY = ("this session has no key for personal data", "the key for personal data is not the one")
-
 
 # How SQLMesh says that the state is of an older version.
 MIGRATION = "Please run a migration"
@@ -85,7 +85,7 @@ def _open() -> "Context":
     from sqlmesh.core.console import configure_console
 
     if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", "130")  # for a log; a terminal knows its own
+        os.environ.setdefault("COLUMNS", "130")  # for a log, a line a model; a terminal knows its own
     configure_console()
     with _sqlmesh("the project could not be opened"):
         configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)
@@ -155,16 +155,12 @@ def _deploy() -> None:
             _publish()
             return
     is_first = environment is None
-    with _sqlmesh("the plan for prod was not applied"):
-        context().plan(
-            PROD,
-            skip_tests=is_first,
-            no_prompts=True,
-            auto_apply=is_first or not sys.stdin.isatty(),
-            run=True,
-            ignore_cron=True,
-            execution_time=_server_now(),
-        )
+    apply(
+        "the plan for prod was not applied",
+        skip_tests=is_first,
+        skip_linter=False,
+        auto_apply=is_first or not sys.stdin.isatty(),
+    )
     remember_reporting()
     _publish()
     _say_what_waits()
@@ -172,10 +168,9 @@ def _deploy() -> None:
 
 def _publish() -> None:
     """Schema meta says what prod is."""
-    reader = deployed().state_reader
-    if environment := reader.get_environment(PROD):
+    if environment := deployed().state_reader.get_environment(PROD):
         with _sqlmesh("schema meta was not written"):
-            catalog.publish(environment, reader.get_snapshots(environment.snapshots).values())
+            catalog.publish(environment, snapshots_of(environment).values())
 
 
 def refresh(drop: Path | None = None) -> None:
@@ -190,7 +185,7 @@ def refresh(drop: Path | None = None) -> None:
     try:
         with _step("server", steps):
             _patiently(_check_server)
-            sessions.reap()
+            sessions.reap(_session())
         _say_what_was_missed()
         if drop is not None:
             try:
@@ -268,13 +263,13 @@ def _check_freshness() -> None:
     for finding in found:
         if finding.level == "warn":
             _say(f"warning: {finding.subject} {finding.what}\n  {finding.hint}")
-    if errors := [finding for finding in found if finding.level == "error"]:
+    if too_old := [finding for finding in found if finding.level == "error"]:
         stale = WarehouseError(
-            "; ".join(f"{finding.subject} {finding.what}" for finding in errors),
-            "\n  ".join(dict.fromkeys(finding.hint for finding in errors)),
+            "; ".join(f"{finding.subject} {finding.what}" for finding in too_old),
+            "\n  ".join(dict.fromkeys(finding.hint for finding in too_old)),
             Exit.DATA_QUALITY,
         )
-        stale.failures = [Failure(finding.subject, finding.owner, finding.what) for finding in errors]
+        stale.failures = [Failure(finding.subject, finding.owner, finding.what) for finding in too_old]
         raise stale
 
 
@@ -306,14 +301,25 @@ def run_missing() -> None:
         _patiently(_run_missing)
 
 
+def prod() -> "Environment":
+    """Prod, as the state has it. Raises WarehouseError (MISMATCH) when it has not been built."""
+    if environment := deployed().state_reader.get_environment(PROD):
+        return environment
+    raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
+
+
+def snapshots_of(environment: "Environment") -> "dict[str, Snapshot]":
+    """The models of an environment by SQLMesh's full name, external ones included."""
+    found = deployed().state_reader.get_snapshots(environment.snapshots)
+    return {snapshot.name: snapshot for snapshot in found.values()}
+
+
 def _run_missing() -> None:
-    environment = deployed().state_reader.get_environment(PROD)
-    if environment is None:
-        raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
+    environment = prod()
     if not environment.finalized_ts:
         _finish()
         return
-    snapshots = deployed().state_reader.get_snapshots(environment.snapshots).values()
+    snapshots = snapshots_of(environment).values()
     stored = [snapshot for snapshot in snapshots if not (snapshot.is_symbolic or snapshot.is_seed)]
     done_to = min(snapshot.intervals[-1][1] if snapshot.intervals else 0 for snapshot in stored)
     if not _has_landed_since(datetime.fromtimestamp(done_to / 1000, UTC)):
@@ -363,10 +369,7 @@ def _audit() -> None:
     from sqlglot import exp
     from sqlmesh.utils.errors import AuditError
 
-    environment = deployed().state_reader.get_environment(PROD)
-    if environment is None:
-        raise WarehouseError("prod has not been built", "run `make init`, or `make deploy`", Exit.MISMATCH)
-    snapshots = {s.name: s for s in deployed().state_reader.get_snapshots(environment.snapshots).values()}
+    snapshots = snapshots_of(prod())
     now, checks, refusals = _server_now(), 0, 0
     for snapshot in snapshots.values():
         if not snapshot.is_model or snapshot.is_symbolic:
@@ -424,7 +427,7 @@ def restate(models: list[str]) -> None:
     Raises WarehouseError as `deploy`.
     """
     with recorded("plan", PROD):
-        _patiently(lambda: _apply("the restatement did not finish", restate_models=models))
+        _patiently(lambda: apply("the restatement did not finish", restate_models=models))
 
 
 def finish() -> None:
@@ -449,21 +452,30 @@ def _finish() -> None:
         )
     _say("a deployment of prod did not finish: finishing it")
     log.event("finishing a deployment")
-    _apply("the deployment did not finish")
+    apply("the deployment did not finish")
     _publish()
     _say_what_waits()
 
 
-def _apply(what: str, restate_models: list[str] | None = None) -> None:
-    """A plan for prod without new code, which asks nobody."""
+def apply(
+    what: str,
+    skip_tests: bool = True,
+    skip_linter: bool = True,
+    auto_apply: bool = True,
+    restate_models: list[str] | None = None,
+) -> None:
+    """A plan for prod, and a run up to now; by default one that checks nothing and asks nobody.
+
+    Raises WarehouseError, beginning with `what`.
+    """
     with _sqlmesh(what):
         context().plan(
             PROD,
             restate_models=restate_models,
-            skip_tests=True,
-            skip_linter=True,
+            skip_tests=skip_tests,
+            skip_linter=skip_linter,
             no_prompts=True,
-            auto_apply=True,
+            auto_apply=auto_apply,
             run=True,
             ignore_cron=True,
             execution_time=_server_now(),
@@ -474,10 +486,9 @@ def show() -> None:
     """Let every view of prod read the table that the state says, as a deployment does at its end."""
     from sqlmesh.core.snapshot.definition import to_view_mapping
 
-    environment = deployed().state_reader.get_environment(PROD)
-    assert environment
+    environment = prod()
     snapshots = deployed().state_reader.get_snapshots(environment.snapshots)
-    catalog, dialect = deployed().default_catalog, deployed().engine_adapter.dialect
+    default_catalog, dialect = deployed().default_catalog, deployed().engine_adapter.dialect
     with no_run(), _sqlmesh("the views were not made"):
         deployed().snapshot_evaluator.promote(
             snapshots.values(),
@@ -485,7 +496,7 @@ def show() -> None:
             execution_time=_server_now(),
             snapshots=snapshots,
             table_mapping=to_view_mapping(
-                snapshots.values(), environment.naming_info, default_catalog=catalog, dialect=dialect
+                snapshots.values(), environment.naming_info, default_catalog=default_catalog, dialect=dialect
             ),
         )
 

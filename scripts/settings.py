@@ -22,7 +22,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from scripts.errors import Exit, PassingFault, WarehouseError
+from scripts.errors import OLDER_SETUP, Exit, PassingFault, WarehouseError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -320,9 +320,7 @@ def check_pii_key(cur: cursor) -> None:
     except errors.InvalidAuthorizationSpecification as error:
         raise WarehouseError(str(error.diag.message_primary), str(error.diag.message_hint), Exit.MISMATCH) from None
     except errors.UndefinedFunction:
-        raise WarehouseError(
-            "this warehouse was set up by an earlier version of the project", "run `make init`", Exit.MISMATCH
-        ) from None
+        raise WarehouseError(*OLDER_SETUP) from None
 
 
 class LoginRefused(WarehouseError):

@@ -51,13 +51,8 @@ DIRT: list[tuple[str, Row, str, str]] = [
 
 @pytest.fixture(scope="module")
 def warehouse(homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
-    made = Warehouse(homes / "dirty", tmp_path_factory.mktemp("dirty"), "Pacific/Kiritimati", "EUR")
-    try:
-        with made:
-            pipeline.init()
-            yield made
-    finally:
-        made.home.remove()
+    with Warehouse(homes / "dirty", tmp_path_factory.mktemp("dirty"), "Pacific/Kiritimati", "EUR").built() as made:
+        yield made
 
 
 def clean(number: int) -> dict[str, list[Row]]:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,16 @@ class Warehouse:
         self.patch.undo()
         forget_caches()
 
+    @contextmanager
+    def built(self) -> Iterator["Warehouse"]:
+        """Entered, with an empty prod; removed at the end."""
+        try:
+            with self:
+                pipeline.init()
+                yield self
+        finally:
+            self.home.remove()
+
     def drop(self, **tables: list[Row]) -> Path:
         """Write one batch; rows may leave out columns."""
         self.batches += 1
@@ -101,11 +111,7 @@ class Warehouse:
         forget_caches()
         pipeline.deployed.cache_clear()
         export_environment()
-        now = pipeline._server_now()
-        pipeline.context().plan(
-            "prod", skip_tests=True, skip_linter=True, no_prompts=True, auto_apply=True, run=True, ignore_cron=True,
-            execution_time=now,
-        )  # fmt: skip
+        pipeline.apply("the zone and the currency were not changed")
 
     def content(self) -> dict[str, oracle.Rows]:
         """Every stored table of prod, row for row."""
@@ -118,13 +124,8 @@ class Warehouse:
 
 @pytest.fixture(scope="module")
 def warehouse(homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
-    made = Warehouse(homes / "end_to_end", tmp_path_factory.mktemp("drops"))
-    try:
-        with made:
-            pipeline.init()
-            yield made
-    finally:
-        made.home.remove()
+    with Warehouse(homes / "end_to_end", tmp_path_factory.mktemp("drops")).built() as made:
+        yield made
 
 
 def at(days: float) -> str:

@@ -23,19 +23,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def warehouse(homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     """A few orders, all of them run; one of them has not arrived."""
-    made = Warehouse(homes / "operate", tmp_path_factory.mktemp("drops"))
-    try:
-        with made:
-            made.drop(
-                orders=[order(f"O{n}", n) for n in range(5)],
-                order_items=[line(f"O{n}", 1, 19.99 + n, n) for n in range(6)],
-                refunds=[refund("R1", "O1", 7, 3)],
-            )
-            pipeline.init()
-            pipeline.refresh(made.drops)
-            yield made
-    finally:
-        made.home.remove()
+    with Warehouse(homes / "operate", tmp_path_factory.mktemp("drops")).built() as made:
+        made.drop(
+            orders=[order(f"O{n}", n) for n in range(5)],
+            order_items=[line(f"O{n}", 1, 19.99 + n, n) for n in range(6)],
+            refunds=[refund("R1", "O1", 7, 3)],
+        )
+        pipeline.refresh(made.drops)
+        yield made
 
 
 def execute(statement: str, login: str = "postgres", database: str = "warehouse") -> None:

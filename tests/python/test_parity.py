@@ -24,13 +24,8 @@ SCHEMAS = ("seeds", "raw", "staging", "marts", "marts_pii", "ml")
 
 @pytest.fixture
 def warehouse(homes: Path, tmp_path: Path) -> Iterator[Warehouse]:
-    made = Warehouse(homes / "parity", tmp_path / "drops", "America/St_Johns", "GBP")
-    try:
-        with made:
-            pipeline.init()
-            yield made
-    finally:
-        made.home.remove()
+    with Warehouse(homes / "parity", tmp_path / "drops", "America/St_Johns", "GBP").built() as made:
+        yield made
 
 
 def copy_landing(scratch: Path) -> None:

@@ -518,10 +518,7 @@ def test_all_equals_a_rebuild_and_hashes_follow_another_key(
         )
         cursor.execute(f"TRUNCATE {cursor.fetchone()[0]}")  # type: ignore[index]
     pipeline.context().engine_adapter.close()
-    pipeline.context().plan(
-        "prod", restate_models=["staging.*"], skip_tests=True, skip_linter=True, no_prompts=True, auto_apply=True, run=True,
-        ignore_cron=True, execution_time=pipeline._server_now(),
-    )  # fmt: skip
+    pipeline.apply("the restatement did not finish", restate_models=["staging.*"])
     after = warehouse.content()
     assert {name for name, rows in after.items() if rows != before[name]} == set(hashed)
     assert warehouse.differences(tmp_path) == {}

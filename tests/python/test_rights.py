@@ -39,13 +39,8 @@ def run(session: connection, statement: str) -> list[tuple[object, ...]]:
 @pytest.fixture(scope="module")
 def warehouse(homes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     """An empty prod, as after `make init`."""
-    made = Warehouse(homes / "rights", tmp_path_factory.mktemp("drops"), zone="UTC")
-    try:
-        with made:
-            pipeline.init()
-            yield made
-    finally:
-        made.home.remove()
+    with Warehouse(homes / "rights", tmp_path_factory.mktemp("drops"), zone="UTC").built() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

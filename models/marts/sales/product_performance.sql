@@ -51,27 +51,11 @@ WITH touched AS (
   WHERE
     @loaded() AND NOT refund_date IS NULL
   UNION
-  /* the rows of a month agree on whether it is over, so one of them tells */
   SELECT
-    spine.month
+    turned.month
   FROM (
-    SELECT DISTINCT
-      month,
-      is_month_complete
-    FROM marts.dim_dates
-  ) AS spine
-  WHERE
-    spine.is_month_complete <> (
-      SELECT
-        one.is_complete
-      FROM marts.product_performance AS one
-      WHERE
-        one.month = spine.month
-      ORDER BY
-        one.revenue_rank,
-        one.product_id
-      LIMIT 1
-    )
+    @turned_months(marts.product_performance, revenue_rank, product_id)
+  ) AS turned
 ), days AS (
   SELECT
     date_day,

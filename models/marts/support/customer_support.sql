@@ -36,31 +36,16 @@ WITH touched AS (
   WHERE
     @loaded() AND NOT customer_id IS NULL
   UNION
-  /* the rows of a month agree on whether it is over, so one of them tells */
   SELECT
     present.customer_id
   FROM marts.customer_support AS present
   CROSS JOIN (
     SELECT
-      MIN(spine.month) AS first_month,
-      MAX(spine.month) AS last_month
+      MIN(turned.month) AS first_month,
+      MAX(turned.month) AS last_month
     FROM (
-      SELECT DISTINCT
-        month,
-        is_month_complete
-      FROM marts.dim_dates
-    ) AS spine
-    WHERE
-      spine.is_month_complete <> (
-        SELECT
-          one.is_complete
-        FROM marts.customer_support AS one
-        WHERE
-          one.month = spine.month
-        ORDER BY
-          one.customer_id
-        LIMIT 1
-      )
+      @turned_months(marts.customer_support, customer_id)
+    ) AS turned
   ) AS changed
   WHERE
     present.month BETWEEN changed.first_month AND changed.last_month
