@@ -85,7 +85,7 @@ def _open() -> "Context":
     from sqlmesh.core.console import configure_console
 
     if not sys.stdout.isatty():
-        os.environ.setdefault("COLUMNS", "130")  # for a log, a line a model; a terminal knows its own
+        os.environ.setdefault("COLUMNS", "160")  # for a log, a line a model; a terminal knows its own
     configure_console()
     with _sqlmesh("the project could not be opened"):
         configure_logging(log_file_dir=ROOT / "logs", write_to_file=True)
