@@ -1,6 +1,8 @@
 from sqlmesh.core.linter.rule import Rule, RuleViolation
 from sqlmesh.core.model import Model
 
+from linter import _layers
+
 
 class ColumnsDescribed(Rule):
     """column_descriptions name columns that exist; in marts, marts_pii and ml they name every one."""
@@ -10,7 +12,7 @@ class ColumnsDescribed(Rule):
             return None
         # The header alone: without it, SQLMesh takes stray comments of the query for descriptions.
         described = {name: words for name, words in (model.column_descriptions_ or {}).items() if words.strip()}
-        must = model.schema_name in ("marts", "marts_pii", "ml")
+        must = model.schema_name in _layers.SHOWN
         columns = model.columns_to_types
         if columns is None:
             return [self.violation("its columns cannot be told: list them in the final SELECT")] if must else None

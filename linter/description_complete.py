@@ -3,6 +3,8 @@ import re
 from sqlmesh.core.linter.rule import Rule, RuleViolation
 from sqlmesh.core.model import Model
 
+from linter import _layers
+
 
 class DescriptionComplete(Rule):
     """A description begins "One row per …"; in marts, marts_pii and ml it goes on "Answers: …"."""
@@ -14,7 +16,7 @@ class DescriptionComplete(Rule):
         violations = []
         if not re.match(r"One row per \S", description):
             violations.append(self.violation('the description must begin with "One row per …"'))
-        if model.schema_name in ("marts", "marts_pii", "ml") and not re.search(r"\bAnswers: \S", description):
+        if model.schema_name in _layers.SHOWN and not re.search(r"\bAnswers: \S", description):
             violations.append(
                 self.violation('the description must say "Answers: …", the questions that people bring to this table')
             )

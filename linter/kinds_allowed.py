@@ -1,6 +1,8 @@
 from sqlmesh.core.linter.rule import Rule, RuleViolation
 from sqlmesh.core.model import Model
 
+from linter import _layers
+
 
 class KindsAllowed(Rule):
     """Marts and ml are tables, and no model's content depends on how often or in which order it ran."""
@@ -17,7 +19,7 @@ class KindsAllowed(Rule):
                 f"kind {kind.name.value} loses rows that arrive after its lookback: use "
                 "CUSTOM (materialization 'replace_touched')"
             )
-        if model.schema_name in ("marts", "marts_pii", "ml") and (kind.is_view or kind.is_embedded):
+        if model.schema_name in _layers.SHOWN and (kind.is_view or kind.is_embedded):
             return self.violation(
                 f"kind {kind.name.value} makes every reader pay for the query: use FULL or "
                 "CUSTOM (materialization 'replace_touched')"

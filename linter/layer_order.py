@@ -2,24 +2,17 @@ from sqlglot import exp
 from sqlmesh.core.linter.rule import Rule, RuleViolation
 from sqlmesh.core.model import Model
 
-READS = {
-    "seeds": (),
-    "raw": ("landing",),
-    "staging": ("raw", "seeds", "staging"),
-    "marts": ("staging", "marts"),
-    "marts_pii": ("staging", "marts"),
-    "ml": ("marts", "staging", "ml"),
-}
+from linter import _layers
 
 
 class LayerOrder(Rule):
-    """Each layer reads those in `READS`. Nobody reads marts_pii: from there personal data would go on."""
+    """Each layer reads the layers that it may: linter/_layers.py."""
 
     def check_model(self, model: Model) -> list[RuleViolation] | None:
         layer = model.schema_name
-        if model.kind.is_external or layer not in READS:  # another layer is a fault of NameMatchesPath
+        if model.kind.is_external or layer not in _layers.READS:  # another layer is a fault of NameMatchesPath
             return None
-        allowed = READS[layer]
+        allowed = _layers.READS[layer]
         tables = sorted((exp.to_table(name) for name in model.depends_on or ()), key=lambda table: table.sql())
         return [
             self.violation(

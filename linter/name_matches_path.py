@@ -3,7 +3,7 @@ from pathlib import Path
 from sqlmesh.core.linter.rule import Rule, RuleViolation
 from sqlmesh.core.model import Model
 
-LAYERS = ("raw", "seeds", "staging", "marts", "marts_pii", "ml")
+from linter import _layers
 
 
 class NameMatchesPath(Rule):
@@ -16,10 +16,10 @@ class NameMatchesPath(Rule):
             path = Path(model._path).resolve().relative_to(Path(self.context.path).resolve() / "models")
         except ValueError:
             return self.violation(f"{model._path} lies outside models/: move it to models/<layer>/")
-        if path.parts[0] not in LAYERS or len(path.parts) not in (2, 3):
+        if path.parts[0] not in _layers.READS or len(path.parts) not in (2, 3):
             return self.violation(
                 f"models/{path.as_posix()} is no place for a model: move it to "
-                f"models/<layer>/[<domain>/], with a layer of {', '.join(LAYERS)}"
+                f"models/<layer>/[<domain>/], with a layer of {', '.join(_layers.READS)}"
             )
         expected = f"{path.parts[0]}.{path.stem}"
         if model.name == expected:

@@ -1,6 +1,8 @@
 from sqlmesh.core.linter.rule import Rule, RuleViolation
 from sqlmesh.core.model import Model
 
+from linter import _layers
+
 
 class UnitTested(Rule):
     """Every model of staging, marts, marts_pii and ml has a unit test under tests/."""
@@ -8,7 +10,7 @@ class UnitTested(Rule):
     # SQLMesh's own nomissingunittest asks it of seeds, which cannot have one, and of the raw views, whose
     # test would repeat their column list.
     def check_model(self, model: Model) -> RuleViolation | None:
-        if model.schema_name not in ("staging", "marts", "marts_pii", "ml") or model.kind.is_external:
+        if model.schema_name not in ("staging", *_layers.SHOWN) or model.kind.is_external:
             return None
         if model.name in self.context.models_with_tests:
             return None
