@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlmesh.core.config import Config, load_config_from_yaml
 from sqlmesh.utils.errors import ConfigError
 
-from scripts import adapter, evaluator, guard, recorder
+from scripts import adapter, evaluator, guard, recorder, renderer
 from scripts.errors import WarehouseError
 from scripts.settings import export_environment
 
@@ -17,6 +17,7 @@ except WarehouseError as error:
 adapter.register()
 evaluator.register()
 recorder.register()
+renderer.register()
 guard.register()
 warnings.filterwarnings("ignore", module=r"sqlmesh\.")  # of its own use of pandas, pages of them
 config = Config(

@@ -1,5 +1,6 @@
 """Fixtures shared by all Python tests: servers of their own, never the one in the user's `.warehouse`."""
 
+import gc
 import os
 import pwd
 import shutil
@@ -19,6 +20,8 @@ from psycopg2.extensions import connection
 from scripts import bootstrap
 from scripts import server as embedded
 from scripts.settings import LOGINS, ROOT, export_environment, settings
+
+gc.set_threshold(100_000, 50)  # SQLMesh's syntax trees are many and live long
 
 OURS = ("WAREHOUSE_", "REPORTING_", "MAX_REJECT_SHARE", "PII_", "PG", "SQLMESH_")
 
