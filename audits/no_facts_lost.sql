@@ -7,23 +7,35 @@ AUDIT (
 
 /* Claim: staging records and rows of this fact are the same keys, but for those that wait for an order that has not arrived
 (waits := FALSE: nothing waits). A returned row is a key on one side only: restate this model. */
+WITH missing AS (
+  SELECT
+    source.*
+  FROM @source AS source
+  WHERE
+    @replaced(source)
+    AND NOT EXISTS(
+      SELECT
+        1
+      FROM @this_model AS this
+      WHERE
+        @keys_equal(source, this, @key)
+    )
+)
 SELECT
-  @key_columns(source, @key),
+  @key_columns(missing, @key),
   'missing here' AS violation
-FROM @source AS source
-LEFT JOIN staging.orders AS parents
-  ON source.order_id = parents.order_id
+FROM missing
 WHERE
   NOT (
-    @waits AND NOT source.order_id IS NULL AND parents.order_id IS NULL
-  )
-  AND @replaced(source)
-  AND NOT EXISTS(
-    SELECT
-      1
-    FROM @this_model AS this
-    WHERE
-      @keys_equal(source, this, @key)
+    @waits
+    AND NOT missing.order_id IS NULL
+    AND NOT EXISTS(
+      SELECT
+        1
+      FROM staging.orders AS parents
+      WHERE
+        parents.order_id = missing.order_id
+    )
   )
 UNION ALL
 SELECT

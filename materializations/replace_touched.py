@@ -58,7 +58,7 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
             if self.adapter.fetchone(exp.select("1").from_(TOUCHED).limit(1)) is None:
                 return
             columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
-            self._keep(RECOMPUTED, exp.select(*_columns(columns)).from_(query.subquery("rows")))
+            self._keep(RECOMPUTED, exp.select(*_columns(columns)).from_(query.subquery("rows")), _grain(model))
             is_touched = exp.column(key.name, "this", quoted=True).isin(
                 query=exp.select(exp.column(key.name, quoted=True)).from_(TOUCHED)
             )
@@ -79,7 +79,7 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
 
     def _is_same(self, model: Model, columns: list[str]) -> exp.Expr:
         """That a row of `this` and one of `new` agree in all columns; by equality in the grain, which can be hashed."""
-        grain = {column.name for column in model.grains[0].find_all(exp.Column)} if model.grains else set()
+        grain = _grain(model)
         return exp.and_(
             *(
                 (exp.EQ if name in grain else exp.NullSafeEQ)(
@@ -89,10 +89,11 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
             )
         )
 
-    def _keep(self, name: str, rows: exp.Query) -> None:
+    def _keep(self, name: str, rows: exp.Query, keys: Iterable[str] = ()) -> None:
         """Rows as a temporary table; the query reads `touched` there instead of the CTE, and the audits after it.
 
-        A table has statistics, by which PostgreSQL finds that it should look up these keys, not scan everything.
+        A table has statistics, by which PostgreSQL finds that it should look up these keys, not scan everything. Those
+        of the columns that nobody joins by are not worth their cost.
         """
         create = exp.Create(
             this=exp.to_table(name),
@@ -101,7 +102,7 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
             expression=rows,
         )
         self.adapter.execute(create)
-        self._analyze(name)
+        self._analyze(name, keys)
 
     def _drop_indexes(self, table_name: str) -> None:
         """Into an empty table rows go far cheaper without them; @create_index, after the query, makes them again."""
@@ -116,8 +117,14 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         for (index,) in self.adapter.fetchall(found):
             self.adapter.execute(exp.Drop(this=exp.table_(index, db=table.db, quoted=True), kind="INDEX"))
 
-    def _analyze(self, table_name: str) -> None:
-        self.adapter.execute(f"ANALYZE {exp.to_table(table_name).sql(self.adapter.dialect, identify=True)}")
+    def _analyze(self, table_name: str, keys: Iterable[str] = ()) -> None:
+        columns = ", ".join(exp.to_identifier(key, quoted=True).sql(self.adapter.dialect) for key in keys)
+        table = exp.to_table(table_name).sql(self.adapter.dialect, identify=True)
+        self.adapter.execute(f"ANALYZE {table}" + (f" ({columns})" if columns else ""))
+
+
+def _grain(model: Model) -> list[str]:
+    return [column.name for column in model.grains[0].find_all(exp.Column)] if model.grains else []
 
 
 def _columns(names: Iterable[str], table: str | None = None) -> list[exp.Column]:

@@ -1,7 +1,7 @@
 """SQLMesh's rendering, without two things that a run does not need; they were a quarter of its CPU time.
 
-1. What is stored or audited is the query as it is written. Stock SQLMesh qualifies its names, infers types and simplifies
-   it anew for every run; plans, lint and unit tests, which need that, still have it.
+1. What is stored or audited is the query as it is written. Stock SQLMesh qualifies its names, infers types and
+   simplifies it anew for every run; plans, lint and unit tests, which need that, still have it.
 2. A macro's source is compiled once per process. Stock SQLMesh does it for every query and every audit.
 """
 
@@ -51,4 +51,4 @@ def register() -> None:
     """Make SQLMesh render so; without effect the second time."""
     if not hasattr(QueryRenderer.render, "__wrapped__"):
         QueryRenderer.render = _render(QueryRenderer.render)  # type: ignore[method-assign]
-        sqlmesh_macros.prepare_env = _prepare_env(sqlmesh_macros.prepare_env)
+        sqlmesh_macros.prepare_env = _prepare_env(sqlmesh_macros.prepare_env)  # type: ignore[attr-defined]

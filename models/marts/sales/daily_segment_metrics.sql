@@ -6,6 +6,9 @@ MODEL (
   ),
   owner commerce,
   tags (marts, sales),
+  depends_on (
+    marts.daily_revenue
+  ),
   grain (order_date, segment),
   description 'One row per local day and segment with a counted order. Answers: how much do customers of high, medium and low value buy, and guests? A customer lies in the segment of that day, so that a report of the past does not change as the customer grows. Excludes cancelled orders.',
   column_descriptions (
@@ -23,7 +26,7 @@ MODEL (
   audits (
     grain_is_unique(columns := (order_date, segment)),
     revenue_consistency,
-    revenue_reconciles(facts := marts.fct_orders)
+    revenue_reconciles(facts := marts.daily_revenue)
   )
 );
 
@@ -72,7 +75,16 @@ WITH touched AS (
     orders.discounts,
     orders.net_sales
   FROM marts.fct_orders AS orders
-  LEFT JOIN marts.customer_metrics AS metrics
+  LEFT JOIN (
+    /* by day, too: days are read as a whole, not order by order */
+    SELECT
+      customer_id,
+      order_date,
+      segment
+    FROM marts.customer_metrics
+    WHERE
+      @touched(order_date)
+  ) AS metrics
     ON orders.customer_id = metrics.customer_id
     AND orders.order_date = metrics.order_date
   WHERE

@@ -6,6 +6,9 @@ MODEL (
   ),
   owner commerce,
   tags (marts, sales),
+  depends_on (
+    marts.daily_revenue
+  ),
   grain month,
   description 'One row per local month from the first to that of the as-of day, months without sales included. Answers: what did we sell and pay back, month by month, and is the month over? Excludes cancelled orders. Refunds are on a cash basis: they lie in the month they were paid back.',
   column_descriptions (
@@ -25,8 +28,8 @@ MODEL (
   audits (
     grain_is_unique(columns := month),
     revenue_consistency,
-    revenue_reconciles(facts := marts.fct_orders, by := order_date),
-    revenue_reconciles(facts := marts.fct_refunds, total := refunds, by := refund_date)
+    revenue_reconciles(facts := marts.daily_revenue, by := order_date),
+    revenue_reconciles(facts := marts.daily_revenue, total := refunds, by := order_date)
   )
 );
 

@@ -6,6 +6,9 @@ MODEL (
   ),
   owner commerce,
   tags (marts, sales),
+  depends_on (
+    marts.daily_revenue
+  ),
   grain month,
   description 'One row per local month with a counted order. Answers: what is a typical order worth, and a large one? The value of an order is its net_sales. Excludes cancelled orders and months without orders.',
   column_descriptions (
@@ -22,7 +25,7 @@ MODEL (
   ),
   audits (
     grain_is_unique(columns := month),
-    revenue_reconciles(facts := marts.fct_orders, by := order_date)
+    revenue_reconciles(facts := marts.daily_revenue, by := order_date)
   )
 );
 

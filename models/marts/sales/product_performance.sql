@@ -6,9 +6,7 @@ MODEL (
   ),
   owner commerce,
   tags (marts, sales),
-  depends_on (
-    marts.dim_products
-  ),
+  depends_on (marts.daily_revenue, marts.dim_products),
   grain (product_id, month),
   description 'One row per product and local month with a counted line, or with a refund of it. Answers: what sold best in a month, and what came back? Refunds are on an order basis: they lie in the month of their order, or in their own without one. Excludes cancelled orders, and refunds that name neither a product nor a line.',
   column_descriptions (
@@ -28,7 +26,7 @@ MODEL (
     grain_is_unique(columns := (product_id, month)),
     foreign_key_holds(column := product_id, parent := marts.dim_products, key := product_id),
     revenue_consistency,
-    revenue_reconciles(facts := marts.fct_order_items, by := order_date),
+    revenue_reconciles(facts := marts.daily_revenue, by := order_date),
     revenue_reconciles(
       facts := marts.fct_refunds,
       total := refunds,
