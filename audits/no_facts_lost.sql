@@ -29,13 +29,13 @@ WHERE
   NOT (
     @waits
     AND NOT missing.order_id IS NULL
-    AND NOT EXISTS(
+    AND /* a subquery of one row is looked up for what is missing; NOT EXISTS would hash all orders */ (
       SELECT
-        1
+        parents.order_id
       FROM staging.orders AS parents
       WHERE
         parents.order_id = missing.order_id
-    )
+    ) IS NULL
   )
 UNION ALL
 SELECT

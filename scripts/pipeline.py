@@ -127,8 +127,8 @@ def init() -> None:
 def deploy() -> None:
     """Bring prod to the code in this folder and up to now.
 
-    A change must pass the unit tests, and is asked for when a person is there to answer; the first build has nothing to
-    protect. Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
+    A change must pass linter and unit tests, and is asked for when a person is there to answer; the first build has
+    nothing to protect. Raises WarehouseError when a test, a check or a model fails; prod then is what it was.
     """
     sessions.reap()
     with recorded("plan", PROD):
@@ -149,7 +149,7 @@ def _deploy() -> None:
     apply(
         "the plan for prod was not applied",
         skip_tests=is_first,
-        skip_linter=False,
+        skip_linter=is_first,
         auto_apply=is_first or not sys.stdin.isatty(),
     )
     remember_reporting()

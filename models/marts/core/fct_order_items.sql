@@ -29,7 +29,8 @@ MODEL (
     gross_revenue = 'gross_amount in the reporting currency where the order counts, else zero.',
     discounts = 'discount_amount in the reporting currency where the order counts, else zero.',
     net_sales = 'gross_revenue less discounts.',
-    tax = 'tax_amount in the reporting currency where the order counts, else zero; never revenue.'
+    tax = 'tax_amount in the reporting currency where the order counts, else zero; never revenue.',
+    is_first_of_product = 'True for one line of each product in an order: counting these counts orders, without DISTINCT.'
   ),
   audits (
     grain_is_unique(columns := (order_id, line_number)),
@@ -65,7 +66,8 @@ WITH touched AS (
     quantity,
     gross_amount,
     discount_amount,
-    tax_amount
+    tax_amount,
+    ROW_NUMBER() OVER (PARTITION BY order_id, product_id ORDER BY line_number) = 1 AS is_first_of_product
   FROM staging.order_items
   WHERE
     @touched(order_id)
@@ -86,7 +88,8 @@ WITH touched AS (
     CASE WHEN orders.is_counted THEN lines.quantity ELSE 0 END AS units,
     CAST(lines.gross_amount * orders.revenue_rate AS DECIMAL(18, 4)) AS gross_revenue,
     CAST(lines.discount_amount * orders.revenue_rate AS DECIMAL(18, 4)) AS discounts,
-    CAST(lines.tax_amount * orders.revenue_rate AS DECIMAL(18, 4)) AS tax
+    CAST(lines.tax_amount * orders.revenue_rate AS DECIMAL(18, 4)) AS tax,
+    lines.is_first_of_product
   FROM lines
   INNER JOIN orders
     ON lines.order_id = orders.order_id
@@ -108,7 +111,8 @@ SELECT
   gross_revenue::DECIMAL(18, 4),
   discounts::DECIMAL(18, 4),
   CAST(gross_revenue - discounts AS DECIMAL(18, 4)) AS net_sales,
-  tax::DECIMAL(18, 4)
+  tax::DECIMAL(18, 4),
+  is_first_of_product::BOOLEAN
 FROM converted;
 
 @create_index(order_id, line_number, unique := TRUE);

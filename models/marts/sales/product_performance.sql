@@ -67,7 +67,7 @@ WITH touched AS (
     lines.product_id,
     days.month,
     days.is_complete,
-    COUNT(DISTINCT lines.order_id) AS orders,
+    SUM(CASE WHEN lines.is_first_of_product THEN 1 ELSE 0 END) AS orders,
     SUM(lines.units) AS units,
     SUM(lines.gross_revenue) AS gross_revenue,
     SUM(lines.discounts) AS discounts,
