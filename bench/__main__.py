@@ -19,6 +19,7 @@ from scripts.settings import ROOT, settings
 
 SHARED = ("load", "build", "day", "dataframe", "queries")
 PARTS = (*SHARED, "growth")
+OTHERS = ("hand", "dbt_build", "dbt_run")
 LARGE = 10
 """From so many million orders on, a first build is measured once."""
 
@@ -30,13 +31,19 @@ def bench(
     scale: Annotated[float, typer.Option(help="Million orders.")] = 1,
     rounds: Annotated[int, typer.Option(help="How often each contender has its turn.", min=1)] = 5,
     only: Annotated[str, typer.Option("--parts", help="Some of: " + ", ".join(PARTS))] = ",".join(PARTS),
+    without: Annotated[str, typer.Option(help="Contenders to leave out, of: " + ", ".join(OTHERS))] = "",
 ) -> None:
     """Measure the warehouse beside COPY, SQL by hand and dbt, on servers of its own."""
     asked = [part for part in PARTS if part in only.split(",")]
-    if unknown := set(only.split(",")) - set(PARTS):
-        raise WarehouseError(
-            f"no such part: {', '.join(sorted(unknown))}", f"choose of {', '.join(PARTS)}", Exit.INPUT_REFUSED
-        )
+    left_out = {name for name in without.split(",") if name}
+    for what, known, unknown in (
+        ("part", PARTS, set(only.split(",")) - set(PARTS)),
+        ("contender to leave out", OTHERS, left_out - set(OTHERS)),
+    ):
+        if unknown:
+            raise WarehouseError(
+                f"no such {what}: {', '.join(sorted(unknown))}", f"choose of {', '.join(known)}", Exit.INPUT_REFUSED
+            )
     if {"build", "day"} & set(asked) and not (VENV / "bin" / "dbt").exists():
         raise WarehouseError("dbt is not installed", "run this as `make bench`", Exit.INPUT_REFUSED)
     root = Path(tempfile.mkdtemp(prefix="warehouse-bench-", dir="/var/tmp"))
@@ -51,7 +58,7 @@ def bench(
     try:
         if shared := [part for part in asked if part in SHARED]:
             with parts.home(_use, root / "shared") as at:
-                ours = parts.Bench(at, orders, rounds, say)
+                ours = parts.Bench(at, orders, rounds, say, left_out)
                 for part in shared:
                     once = {"rounds": 1} if part == "build" and scale >= LARGE else {}
                     result = report.save(scale, part, getattr(ours, part)(**once))

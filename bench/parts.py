@@ -5,7 +5,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median as middle
@@ -110,8 +110,10 @@ def home(use: Callable[[Path], None], root: Path) -> Iterator[Home]:
 class Bench:
     """The parts that share one server and one history, in the order in which they are asked for."""
 
-    def __init__(self, server: Home, orders: int, rounds: int, say: Callable[[str], None]) -> None:
-        self.server, self.rounds, self.say = server, rounds, say
+    def __init__(
+        self, server: Home, orders: int, rounds: int, say: Callable[[str], None], left_out: Collection[str] = ()
+    ) -> None:
+        self.server, self.rounds, self.say, self.left_out = server, rounds, say, left_out
         say(f"generating {orders:,} orders")
         self.history, *self.days = drops(server.root, orders, rounds)
         self.orders = orders
@@ -199,12 +201,8 @@ class Bench:
         self.marts = derive(context)
         prepare(self.server.admin, context)
         work = self.server.root
-        self.contenders = [
-            SqlMesh(),
-            Hand(self.marts, work),
-            Dbt("build", self.marts, work),
-            Dbt("run", self.marts, work),
-        ]
+        contenders = [SqlMesh(), Hand(self.marts, work), Dbt("build", self.marts, work), Dbt("run", self.marts, work)]
+        self.contenders = [contender for contender in contenders if contender.name not in self.left_out]
         context.close()
         self.is_loaded = True
 

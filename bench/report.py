@@ -26,7 +26,7 @@ class Target:
     """A ratio: which part measures it, how it comes from the part's figures, and what it should be."""
 
     part: str
-    value: Callable[[Figures], float]
+    value: Callable[[Figures], float | None]
     bound: float
     at_least: bool = False
 
@@ -37,12 +37,14 @@ class Target:
         return value >= self.bound if self.at_least else value <= self.bound
 
 
-def _cpu(figures: Figures, one: str, other: str) -> float:
+def _cpu(figures: Figures, one: str, other: str) -> float | None:
+    """None where the other was left out."""
+
     def cpu(name: str) -> float:
         usage = figures["contenders"][name]
         return float(usage["client"] + usage["server"])
 
-    return cpu(one) / cpu(other)
+    return cpu(one) / cpu(other) if other in figures["contenders"] else None
 
 
 TARGETS = {
@@ -60,10 +62,10 @@ TARGETS = {
 
 def ratios(parts: dict[str, Figures]) -> dict[str, float | None]:
     """Every ratio by name; None where its part was not measured."""
-    return {
-        name: round(target.value(parts[target.part]), 3) if target.part in parts else None
-        for name, target in TARGETS.items()
+    values = {
+        name: target.value(parts[target.part]) if target.part in parts else None for name, target in TARGETS.items()
     }
+    return {name: value if value is None else round(value, 3) for name, value in values.items()}
 
 
 def save(scale: float, part: str, figures: Figures, path: Path = RESULT) -> dict[str, Any]:

@@ -292,10 +292,18 @@ def running(module: Any = None, target: str = "", call: int = 0, when: str = "")
 
 
 def deploying(number: int, stage: str = "", when: str = "") -> None:
-    pipeline.context()
+    """A plan of the kind that has the stage; by default a change that builds marts anew."""
+    project = pipeline.context()
     if stage:
         test_load.crash_at(f"BuiltInPlanEvaluator.{stage}", 1, when, kill_me, plans)
-    change("marts.daily_revenue", number)
+    if stage == RESTATEMENT:
+        pipeline.restate(["marts.daily_revenue"])
+    elif stage == AUDITS_ONLY:
+        model = project.get_model("marts.daily_revenue", raise_if_missing=True)
+        project.upsert_model(model, audits=[*model.audits, *[("revenue_spike", {})] * number])
+        pipeline.apply("the changed model was not deployed")
+    else:
+        change("marts.daily_revenue", number)
 
 
 # ---- the faults --------------------------------------------------------------------------------------------------
@@ -327,13 +335,14 @@ def run_killed_at(module: str, target: str, when: str) -> Callable[[Trial, int],
     return fault
 
 
-OF_OTHER_PLANS = {"visit_audit_only_run_stage", "visit_restatement_stage"}
-STAGES = [name for name in vars(BuiltInPlanEvaluator) if name.startswith("visit_") and name not in OF_OTHER_PLANS]
+AUDITS_ONLY, RESTATEMENT = "visit_audit_only_run_stage", "visit_restatement_stage"
+OF_PLANS_WITHOUT_ROWS = "visit_physical_layer_update_stage"  # here every plan for prod catches up
+STAGES = [name for name in vars(BuiltInPlanEvaluator) if name.startswith("visit_") and name != OF_PLANS_WITHOUT_ROWS]
 deployments = iter(range(1, 1000))
 
 
 def plan_killed_at(trial: Trial, number: int) -> bool:
-    """Before or after a stage, with a change that builds marts anew; then the same plan again, as an operator would."""
+    """Before or after a stage; then a deployment, as an operator would."""
     stage, when = STAGES[number // 2], ("before", "after")[number % 2]
     pipeline.load(trial.drops)
     deployment = next(deployments)
