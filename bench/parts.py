@@ -201,7 +201,12 @@ class Bench:
         self.marts = derive(context)
         prepare(self.server.admin, context)
         work = self.server.root
-        contenders = [SqlMesh(), Hand(self.marts, work), Dbt("build", self.marts, work), Dbt("run", self.marts, work)]
+        contenders: list[Contender] = [
+            SqlMesh(),
+            Hand(self.marts, work),
+            Dbt("build", self.marts, work),
+            Dbt("run", self.marts, work),
+        ]
         self.contenders = [contender for contender in contenders if contender.name not in self.left_out]
         context.close()
         self.is_loaded = True
