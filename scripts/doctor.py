@@ -417,6 +417,30 @@ def intervals(warehouse: Warehouse) -> Findings:
         yield Finding("ok", "intervals: none reaches into the future")
 
 
+def memory(warehouse: Warehouse) -> Findings:
+    """The warehouse remembers every run. If the state knows of a later one, the warehouse is of an older day."""
+    remembered = warehouse.value(
+        "SELECT MAX(GREATEST(started_at, heartbeat_at, ended_at)) FROM ops.runs WHERE kind IN ('run', 'plan')"
+    )
+    now = _ms(warehouse.now)
+    done = {one: one.intervals[-1][1] for one in warehouse.stored.values() if one.intervals}
+    forgotten = [
+        model_name(one)
+        for one, until in done.items()
+        if remembered and _ms(remembered + CLOCK_STOPS) < until <= now and model_name(one).startswith("staging.")
+    ]
+    for name in sorted(forgotten):
+        yield Finding(
+            "error",
+            f"{name}: done later than {remembered:%Y-%m-%d %H:%M}Z, the last run that the warehouse remembers",
+            "state.md#the-warehouse-is-of-an-older-day",
+            repairs=(restate,),
+            subject=name,
+        )
+    if not forgotten:
+        yield Finding("ok", "memory: the warehouse remembers the last run of the state")
+
+
 def empty_tables(warehouse: Warehouse) -> Findings:
     """A table that is recorded as filled and is empty, although its query has rows."""
     wrong = 0
@@ -699,6 +723,7 @@ CHECKS: list[Callable[[Warehouse], Findings]] = [
     deployment,
     views,
     intervals,
+    memory,
     empty_tables,
     indexes,
     foreign_keys,

@@ -215,6 +215,26 @@ def test_what_grows_slowly_is_told(
     pipeline.refresh()
 
 
+def test_a_warehouse_of_an_older_day_is_told_and_mended(
+    warehouse: Warehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A load that the state takes for done: a run did it of which the warehouse, restored alone, knows nothing."""
+    warehouse.drop(orders=[order("LATER", 3)], order_items=[line("LATER", 1, 5, 3)])
+    pipeline.load(warehouse.drops)
+    with closing(doctor.Warehouse()) as seen:
+        for one in seen.stored.values():
+            pipeline.deployed().state_sync.add_interval(one, one.intervals[-1][1], seen.now)
+    a_day_ago = ", ".join(f"{name} = {name} - INTERVAL '1 day'" for name in ("started_at", "heartbeat_at", "ended_at"))
+    execute(f"UPDATE ops.runs SET {a_day_ago}")
+    code, output = look(capsys)
+    assert code == Exit.MISMATCH
+    assert "staging.orders: done later than" in output and "the last run that the warehouse remembers" in output
+    assert look(capsys, repair=True)[0] == 0
+    assert warehouse.read("SELECT net_sales FROM marts.fct_orders WHERE order_id = 'LATER'") == [(5,)]
+    pipeline.run_missing()
+    assert wrong(look(capsys)[1]) == []
+
+
 def test_without_a_server_the_doctor_says_so(
     homes: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
