@@ -9,7 +9,8 @@ AUDIT (
 (waits := FALSE: nothing waits). A returned row is a key on one side only: restate this model. */
 WITH missing AS (
   SELECT
-    source.*
+    @key_columns(source, @key),
+    source.order_id AS parent_id
   FROM @source AS source
   WHERE
     @replaced(source)
@@ -20,6 +21,26 @@ WITH missing AS (
       WHERE
         @keys_equal(source, this, @key)
     )
+), counts AS (
+  /* keys are unique on both sides: where the numbers agree, nothing is here that is not in staging */
+  SELECT
+    (
+      SELECT
+        COUNT(*)
+      FROM @this_model AS this
+      WHERE
+        @replaced(this)
+    ) + (
+      SELECT
+        COUNT(*)
+      FROM missing
+    ) - (
+      SELECT
+        COUNT(*)
+      FROM @source AS source
+      WHERE
+        @replaced(source)
+    ) AS extra
 )
 SELECT
   @key_columns(missing, @key),
@@ -28,13 +49,13 @@ FROM missing
 WHERE
   NOT (
     @waits
-    AND NOT missing.order_id IS NULL
+    AND NOT missing.parent_id IS NULL
     AND /* a subquery of one row is looked up for what is missing; NOT EXISTS would hash all orders */ (
       SELECT
         parents.order_id
       FROM staging.orders AS parents
       WHERE
-        parents.order_id = missing.order_id
+        parents.order_id = missing.parent_id
     ) IS NULL
   )
 UNION ALL
@@ -43,7 +64,12 @@ SELECT
   'not in staging' AS violation
 FROM @this_model AS this
 WHERE
-  @replaced(this)
+  (
+    SELECT
+      counts.extra
+    FROM counts
+  ) <> 0
+  AND @replaced(this)
   AND NOT EXISTS(
     SELECT
       1
