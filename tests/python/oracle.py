@@ -330,7 +330,9 @@ MARTS = {
     """,
     "marts.customer_metrics": """
         SELECT customer_id, d AS order_date, orders, units, gross AS gross_revenue, discount AS discounts,
-          gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, tax, segment
+          gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, tax, segment,
+          (SELECT sum(o.orders) FROM c AS o WHERE o.customer_id = c.customer_id AND o.d <= c.d
+            AND date_trunc('month', o.d) = date_trunc('month', c.d)) AS orders_in_month
         FROM c
     """,
     "marts.daily_revenue": REVENUE.format(key="d AS order_date", more="", periods="days", period="d"),

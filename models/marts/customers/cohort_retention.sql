@@ -68,14 +68,15 @@ WITH touched AS (
   WHERE
     @touched(month)
 ), active AS (
-  SELECT DISTINCT
+  /* once a month: on the customer's first day with an order */
+  SELECT
     days.month,
     metrics.customer_id
   FROM days
   INNER JOIN marts.customer_metrics AS metrics
     ON days.date_day = metrics.order_date
   WHERE
-    metrics.orders > 0
+    metrics.orders > 0 AND metrics.orders_in_month = metrics.orders
 ), retained AS (
   SELECT
     active.month,

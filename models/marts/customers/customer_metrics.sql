@@ -22,7 +22,8 @@ MODEL (
     refunds = 'Refunds of these orders whenever paid back, and refunds of the day without an order, in the reporting currency.',
     net_revenue = 'net_sales less refunds.',
     tax = 'Tax on these orders, in the reporting currency; never revenue.',
-    segment = 'high_value, medium_value or low_value, by net_revenue and order days up to and including this day: high_value above the variable high_value_daily_revenue per order day on more than high_value_order_days order days, else medium_value above medium_value_daily_revenue per order day.'
+    segment = 'high_value, medium_value or low_value, by net_revenue and order days up to and including this day: high_value above the variable high_value_daily_revenue per order day on more than high_value_order_days order days, else medium_value above medium_value_daily_revenue per order day.',
+    orders_in_month = 'Counted orders of the customer in the local month, up to and including this day: on the first day with an order it equals orders, so that customers of a month are counted without DISTINCT.'
   ),
   audits (
     grain_is_unique(columns := (customer_id, order_date)),
@@ -109,7 +110,12 @@ WITH touched AS (
       PARTITION BY customer_id
       ORDER BY order_date
       ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-    ) AS net_revenue_to_date
+    ) AS net_revenue_to_date,
+    SUM(orders) OVER (
+      PARTITION BY customer_id, DATE_TRUNC('MONTH', order_date)
+      ORDER BY order_date
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS orders_in_month
   FROM days
 )
 SELECT
@@ -130,7 +136,8 @@ SELECT
     WHEN net_revenue_to_date > @medium_value_daily_revenue * order_days_to_date
     THEN 'medium_value'
     ELSE 'low_value'
-  END::TEXT AS segment
+  END::TEXT AS segment,
+  orders_in_month::BIGINT
 FROM to_date;
 
 @create_index(customer_id, order_date, unique := TRUE);

@@ -64,25 +64,36 @@ WITH touched AS (
     is_complete
   FROM days
 ), active AS (
+  /* a customer's first day with an order in the month, and the day of the second order */
   SELECT
     days.month,
     metrics.customer_id,
-    SUM(metrics.orders) AS orders
+    metrics.orders_in_month = metrics.orders AS is_first_day,
+    metrics.orders_in_month > 1 AND metrics.orders_in_month - metrics.orders <= 1 AS is_second_order
   FROM days
   INNER JOIN marts.customer_metrics AS metrics
     ON days.date_day = metrics.order_date
   WHERE
     metrics.orders > 0
-  GROUP BY
-    days.month,
-    metrics.customer_id
 ), counts AS (
   SELECT
     active.month,
-    COUNT(*) AS customers,
-    SUM(CASE WHEN lifetimes.first_order_date >= active.month THEN 1 ELSE 0 END) AS new_customers,
-    SUM(CASE WHEN lifetimes.first_order_date < active.month THEN 1 ELSE 0 END) AS returning_customers,
-    SUM(CASE WHEN active.orders > 1 THEN 1 ELSE 0 END) AS repeat_customers
+    SUM(CASE WHEN active.is_first_day THEN 1 ELSE 0 END) AS customers,
+    SUM(
+      CASE
+        WHEN active.is_first_day AND lifetimes.first_order_date >= active.month
+        THEN 1
+        ELSE 0
+      END
+    ) AS new_customers,
+    SUM(
+      CASE
+        WHEN active.is_first_day AND lifetimes.first_order_date < active.month
+        THEN 1
+        ELSE 0
+      END
+    ) AS returning_customers,
+    SUM(CASE WHEN active.is_second_order THEN 1 ELSE 0 END) AS repeat_customers
   FROM active
   INNER JOIN marts.customer_lifetime AS lifetimes
     ON active.customer_id = lifetimes.customer_id

@@ -6,9 +6,6 @@ MODEL (
   ),
   owner commerce,
   tags (marts, sales),
-  depends_on (
-    marts.daily_revenue
-  ),
   grain month,
   description 'One row per local month from the first to that of the as-of day, months without sales included. Answers: what did we sell and pay back, month by month, and is the month over? Excludes cancelled orders. Refunds are on a cash basis: they lie in the month they were paid back.',
   column_descriptions (
@@ -70,27 +67,17 @@ WITH touched AS (
 ), sales AS (
   SELECT
     dates.month,
-    COUNT(*) AS orders,
-    COUNT(DISTINCT orders.customer_id) AS customers,
-    SUM(orders.units) AS units,
-    SUM(orders.gross_revenue) AS gross_revenue,
-    SUM(orders.discounts) AS discounts,
-    SUM(orders.net_sales) AS net_sales,
-    SUM(orders.tax) AS tax
+    SUM(days.orders) AS orders,
+    SUM(days.units) AS units,
+    SUM(days.gross_revenue) AS gross_revenue,
+    SUM(days.discounts) AS discounts,
+    SUM(days.net_sales) AS net_sales,
+    SUM(days.refunds) AS refunds,
+    SUM(days.net_revenue) AS net_revenue,
+    SUM(days.tax) AS tax
   FROM marts.dim_dates AS dates
-  INNER JOIN marts.fct_orders AS orders
-    ON dates.date_day = orders.order_date
-  WHERE
-    orders.is_counted AND @touched(dates.month)
-  GROUP BY
-    dates.month
-), refunds AS (
-  SELECT
-    dates.month,
-    SUM(refunds.refunds) AS refunds
-  FROM marts.dim_dates AS dates
-  INNER JOIN marts.fct_refunds AS refunds
-    ON dates.date_day = refunds.refund_date
+  INNER JOIN marts.daily_revenue AS days
+    ON dates.date_day = days.order_date
   WHERE
     @touched(dates.month)
   GROUP BY
@@ -100,19 +87,19 @@ SELECT
   months.month::DATE,
   months.is_complete::BOOLEAN,
   COALESCE(sales.orders, 0)::BIGINT AS orders,
-  COALESCE(sales.customers, 0)::BIGINT AS customers,
+  COALESCE(customers.customers, 0)::BIGINT AS customers,
   COALESCE(sales.units, 0)::DECIMAL(18, 4) AS units,
   COALESCE(sales.gross_revenue, 0)::DECIMAL(18, 4) AS gross_revenue,
   COALESCE(sales.discounts, 0)::DECIMAL(18, 4) AS discounts,
   COALESCE(sales.net_sales, 0)::DECIMAL(18, 4) AS net_sales,
   @ratio(sales.net_sales, sales.orders) AS average_order_value,
-  COALESCE(refunds.refunds, 0)::DECIMAL(18, 4) AS refunds,
-  CAST(COALESCE(sales.net_sales, 0) - COALESCE(refunds.refunds, 0) AS DECIMAL(18, 4)) AS net_revenue,
+  COALESCE(sales.refunds, 0)::DECIMAL(18, 4) AS refunds,
+  COALESCE(sales.net_revenue, 0)::DECIMAL(18, 4) AS net_revenue,
   COALESCE(sales.tax, 0)::DECIMAL(18, 4) AS tax
 FROM months
 LEFT JOIN sales
   ON months.month = sales.month
-LEFT JOIN refunds
-  ON months.month = refunds.month;
+LEFT JOIN marts.new_vs_returning AS customers
+  ON months.month = customers.month;
 
 @create_index(month, unique := TRUE)
