@@ -122,7 +122,7 @@ parity: $(VENV)/dev ## The same batches on PostgreSQL and DuckDB: every model mu
 soak: $(VENV)/dev ## Random changes, runs and deaths against the definitions, for long: make soak SEQUENCES=50.
 	@SOAK=$(or $(SEQUENCES),50) $(BIN)/python -m pytest tests/python/test_exactness.py --capture=no --show-capture=no
 
-faults: $(VENV)/dev ## Break everything that can break, again and again; the report goes to .warehouse/faults.json. Takes hours.
+faults: $(VENV)/dev ## Break everything that can break, again and again; the report goes to .warehouse/faults.json. Takes an hour and a half.
 	@FAULTS=all $(BIN)/python -m pytest tests/python/test_faults.py tests/python/test_load.py tests/python/test_dirty_input.py \
 	  tests/python/test_server.py tests/python/test_operations.py tests/python/test_operate.py tests/python/test_exactness.py \
 	  --capture=no --show-capture=no

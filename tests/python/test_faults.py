@@ -706,7 +706,7 @@ def test_one_run_more_makes_all_right(trial: Trial, report: Report, faults: dict
     assert trial.settle() == (0, 0)
 
 
-@pytest.mark.skipif(not ALL, reason="takes hours: `make faults`")
+@pytest.mark.skipif(not ALL, reason="takes long: `make faults`")
 @pytest.mark.parametrize("name", FAULTS)
 def test_one_run_more_makes_all_right_each_time(trial: Trial, report: Report, name: str) -> None:
     fault, tried = FAULTS[name], 0
