@@ -331,8 +331,7 @@ def _run_missing() -> None:
         try:
             deployed().run(PROD, ignore_cron=True, end=now, execution_time=now)
         finally:
-            deployed().state_reader.refresh_snapshot_intervals(snapshots)
-            catalog.keep_fresh(environment, snapshots)
+            catalog.keep_fresh(environment, snapshots_of(environment).values())
     _say_what_waits()
 
 
@@ -669,7 +668,7 @@ def _sqlmesh(what: str, is_deployed: bool = False) -> Iterator[None]:
     for marker, code in BUSY.items():
         if marker in text:
             line = text[text.index(marker) :].splitlines()[0]
-            raise WarehouseError(line, "nothing was changed; run again when it is done", code) from raised
+            raise WarehouseError(line, "no model was changed; run again when it is done", code) from raised
     for marker in WRONG_KEY:
         if marker in text:
             line, _, hint = text[text.index(marker) :].partition("\n")
