@@ -50,7 +50,8 @@ WHERE
   NOT (
     @waits
     AND NOT missing.parent_id IS NULL
-    AND /* a subquery of one row is looked up for what is missing; NOT EXISTS would hash all orders */ (
+    AND (
+      /* one row, so looked up for each that is missing; NOT EXISTS would hash all orders */
       SELECT
         parents.order_id
       FROM staging.orders AS parents

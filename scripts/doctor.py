@@ -423,13 +423,13 @@ def memory(warehouse: Warehouse) -> Findings:
         "SELECT MAX(GREATEST(started_at, heartbeat_at, ended_at)) FROM ops.runs WHERE kind IN ('run', 'plan')"
     )
     now = _ms(warehouse.now)
-    done = {one: one.intervals[-1][1] for one in warehouse.stored.values() if one.intervals}
-    forgotten = [
+    forgotten = sorted(
         model_name(one)
-        for one, until in done.items()
-        if remembered and _ms(remembered + CLOCK_STOPS) < until <= now and model_name(one).startswith("staging.")
-    ]
-    for name in sorted(forgotten):
+        for one in warehouse.stored.values()
+        if remembered and model_name(one).startswith("staging.") and one.intervals
+        if _ms(remembered + CLOCK_STOPS) < one.intervals[-1][1] <= now
+    )
+    for name in forgotten:
         yield Finding(
             "error",
             f"{name}: done later than {remembered:%Y-%m-%d %H:%M}Z, the last run that the warehouse remembers",
