@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection
 
-from scripts import bootstrap
+from scripts import bootstrap, recorder
 from scripts import server as embedded
 from scripts.settings import LOGINS, ROOT, export_environment, settings
 
@@ -27,9 +27,11 @@ OURS = ("WAREHOUSE_", "REPORTING_", "MAX_REJECT_SHARE", "PII_", "PG", "SQLMESH_"
 
 
 def forget_caches() -> None:
-    """Let settings be read anew after a change of the environment."""
+    """Let settings be read anew after a change of the environment, and runs be recorded on the server they name."""
     settings.cache_clear()
     embedded._programs.cache_clear()
+    if recorder._writer and recorder._writer.session:
+        recorder._writer.session.close()  # it makes itself another
 
 
 def server_account() -> str | None:
