@@ -25,8 +25,8 @@ FROM marts.order_value_percentiles
 ORDER BY month;
 
 -- name: rfm
-SELECT recency_score, frequency_score, monetary_score, COUNT(*) AS customers, SUM(net_revenue) AS net_revenue
-FROM ml.customer_segments
+SELECT recency_score, frequency_score, monetary_score, SUM(customers) AS customers, SUM(net_revenue) AS net_revenue
+FROM ml.rfm_cells
 GROUP BY recency_score, frequency_score, monetary_score
 ORDER BY recency_score, frequency_score, monetary_score;
 

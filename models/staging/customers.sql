@@ -31,21 +31,23 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (customer_id)
     customer_id,
     email,
     full_name,
     country_code,
     created_at,
     updated_at,
-    _deleted,
-    ROW_NUMBER() OVER (
-      PARTITION BY customer_id
-      ORDER BY updated_at DESC, _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    _deleted
   FROM raw.customers
   WHERE
     @landed() AND @touched(customer_id)
+  ORDER BY
+    customer_id,
+    updated_at DESC,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 )
 SELECT
   versions.customer_id::TEXT,
@@ -60,6 +62,6 @@ FROM versions
 LEFT JOIN seeds.countries AS countries
   ON versions.country_code = countries.country_code
 WHERE
-  versions.version_rank = 1 AND NOT versions._deleted;
+  NOT versions._deleted;
 
 @create_index(customer_id, unique := TRUE)

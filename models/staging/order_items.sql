@@ -31,7 +31,7 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (order_id, line_number)
     order_id,
     line_number,
     product_id,
@@ -40,14 +40,17 @@ WITH touched AS (
     discount_amount,
     tax_amount,
     updated_at,
-    _deleted,
-    ROW_NUMBER() OVER (
-      PARTITION BY order_id, line_number
-      ORDER BY updated_at DESC, _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    _deleted
   FROM raw.order_items
   WHERE
     @landed() AND @touched(order_id)
+  ORDER BY
+    order_id,
+    line_number,
+    updated_at DESC,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 )
 SELECT
   order_id::TEXT,
@@ -60,7 +63,7 @@ SELECT
   updated_at::TIMESTAMPTZ
 FROM versions
 WHERE
-  version_rank = 1 AND NOT _deleted;
+  NOT _deleted;
 
 @create_index(order_id, line_number, unique := TRUE);
 

@@ -4,7 +4,7 @@ MODEL (
   owner commerce,
   tags (staging, commerce),
   grain (order_id, order_date, customer_id, _loaded_at),
-  description 'One row per load that touched an order, by a version of it, of a line or of a refund, and per day and customer that any version of the order ever named. What a mart must recompute when an order moves: where it was and where it is.',
+  description 'One row per load that touched an order, by a version of it that may have changed its worth, of a line or of a refund, and per day and customer that any version of the order ever named. What a mart must recompute when an order moves: where it was and where it is.',
   column_descriptions (
     order_id = 'Order touched.',
     order_date = 'Local day that a version of the order named; NULL while the order has not arrived, or for a deletion that names none.',
@@ -17,7 +17,7 @@ WITH touches AS (
   SELECT
     order_id,
     _loaded_at
-  FROM raw.orders
+  FROM staging.order_changes
   UNION ALL
   SELECT
     order_id,
@@ -33,11 +33,11 @@ WITH touches AS (
 )
 SELECT DISTINCT
   touches.order_id::TEXT,
-  @local_date(versions.ordered_at) AS order_date,
+  versions.order_date::DATE,
   versions.customer_id::TEXT,
   touches._loaded_at::TIMESTAMPTZ
 FROM touches
-LEFT JOIN raw.orders AS versions
+LEFT JOIN staging.order_versions AS versions
   ON touches.order_id = versions.order_id
 WHERE
   NOT touches.order_id IS NULL

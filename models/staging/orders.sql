@@ -38,7 +38,7 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (order_id)
     order_id,
     customer_id,
     status,
@@ -47,14 +47,16 @@ WITH touched AS (
     ordered_at,
     @local_date(ordered_at) AS order_date,
     updated_at,
-    _deleted,
-    ROW_NUMBER() OVER (
-      PARTITION BY order_id
-      ORDER BY updated_at DESC, _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    _deleted
   FROM raw.orders
   WHERE
     @landed() AND @touched(order_id)
+  ORDER BY
+    order_id,
+    updated_at DESC,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 )
 SELECT
   versions.order_id::TEXT,
@@ -77,7 +79,7 @@ INNER JOIN seeds.order_statuses AS statuses
 LEFT JOIN staging.exchange_rates AS rates
   ON versions.currency = rates.currency AND versions.order_date = rates.rate_date
 WHERE
-  versions.version_rank = 1 AND NOT versions._deleted;
+  NOT versions._deleted;
 
 @create_index(order_id, unique := TRUE);
 

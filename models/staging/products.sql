@@ -30,7 +30,7 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (product_id)
     product_id,
     product_name,
     category,
@@ -38,14 +38,16 @@ WITH touched AS (
     list_price,
     unit_cost,
     updated_at,
-    _deleted,
-    ROW_NUMBER() OVER (
-      PARTITION BY product_id
-      ORDER BY updated_at DESC, _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    _deleted
   FROM raw.products
   WHERE
     @landed() AND @touched(product_id)
+  ORDER BY
+    product_id,
+    updated_at DESC,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 )
 SELECT
   product_id::TEXT,
@@ -57,6 +59,6 @@ SELECT
   updated_at::TIMESTAMPTZ
 FROM versions
 WHERE
-  version_rank = 1 AND NOT _deleted;
+  NOT _deleted;
 
 @create_index(product_id, unique := TRUE)

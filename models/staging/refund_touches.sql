@@ -4,7 +4,7 @@ MODEL (
   owner commerce,
   tags (staging, commerce),
   grain (refund_id, refund_date, customer_id, product_id, _loaded_at),
-  description 'One row per load that touched a refund, by a version of it, of its order or of a line of its order, and per day, customer and product that any version of the refund ever named.',
+  description 'One row per load that touched a refund, by a version of it, of its order that may have changed its worth, or of a line of its order, and per day, customer and product that any version of the refund ever named.',
   column_descriptions (
     refund_id = 'Refund touched.',
     refund_date = 'Local day that a version of the refund named; NULL for a deletion that names none.',
@@ -23,7 +23,7 @@ WITH touches AS (
   SELECT
     refunds.refund_id,
     orders._loaded_at
-  FROM raw.orders AS orders
+  FROM staging.order_changes AS orders
   INNER JOIN raw.refunds AS refunds
     ON orders.order_id = refunds.order_id
   UNION ALL

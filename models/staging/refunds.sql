@@ -33,7 +33,7 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (refund_id)
     refund_id,
     order_id,
     line_number,
@@ -44,14 +44,16 @@ WITH touched AS (
     reason,
     refunded_at,
     updated_at,
-    _deleted,
-    ROW_NUMBER() OVER (
-      PARTITION BY refund_id
-      ORDER BY updated_at DESC, _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    _deleted
   FROM raw.refunds
   WHERE
     @landed() AND @touched(refund_id)
+  ORDER BY
+    refund_id,
+    updated_at DESC,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 )
 SELECT
   refund_id::TEXT,
@@ -66,7 +68,7 @@ SELECT
   updated_at::TIMESTAMPTZ
 FROM versions
 WHERE
-  version_rank = 1 AND NOT _deleted;
+  NOT _deleted;
 
 @create_index(refund_id, unique := TRUE);
 

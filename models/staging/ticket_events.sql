@@ -29,18 +29,22 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (event_id)
     event_id,
     ticket_id,
     event_type,
     actor_type,
     actor_id,
     occurred_at,
-    _deleted,
-    ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY _loaded_at DESC, _row_number DESC, _batch_id DESC) AS version_rank
+    _deleted
   FROM raw.ticket_events
   WHERE
     @landed() AND @touched(event_id)
+  ORDER BY
+    event_id,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 )
 SELECT
   event_id::TEXT,
@@ -51,7 +55,7 @@ SELECT
   occurred_at::TIMESTAMPTZ
 FROM versions
 WHERE
-  version_rank = 1 AND NOT _deleted;
+  NOT _deleted;
 
 @create_index(event_id, unique := TRUE);
 

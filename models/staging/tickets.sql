@@ -34,7 +34,7 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (ticket_id)
     ticket_id,
     customer_id,
     order_id,
@@ -44,14 +44,16 @@ WITH touched AS (
     status,
     created_at,
     updated_at,
-    _deleted,
-    ROW_NUMBER() OVER (
-      PARTITION BY ticket_id
-      ORDER BY updated_at DESC, _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    _deleted
   FROM raw.tickets
   WHERE
     @landed() AND @touched(ticket_id)
+  ORDER BY
+    ticket_id,
+    updated_at DESC,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 )
 SELECT
   versions.ticket_id::TEXT,
@@ -69,7 +71,7 @@ FROM versions
 LEFT JOIN seeds.sla_targets AS targets
   ON LOWER(TRIM(versions.priority)) = targets.priority
 WHERE
-  versions.version_rank = 1 AND NOT versions._deleted;
+  NOT versions._deleted;
 
 @create_index(ticket_id, unique := TRUE);
 

@@ -332,7 +332,9 @@ MARTS = {
         SELECT customer_id, d AS order_date, orders, units, gross AS gross_revenue, discount AS discounts,
           gross - discount AS net_sales, refund AS refunds, gross - discount - refund AS net_revenue, tax, segment,
           (SELECT sum(o.orders) FROM c AS o WHERE o.customer_id = c.customer_id AND o.d <= c.d
-            AND date_trunc('month', o.d) = date_trunc('month', c.d)) AS orders_in_month
+            AND date_trunc('month', o.d) = date_trunc('month', c.d)) AS orders_in_month,
+          (SELECT min(o.d) FROM c AS o WHERE o.customer_id = c.customer_id AND o.d <= c.d AND o.orders > 0)
+            AS first_order_date
         FROM c
     """,
     "marts.daily_revenue": REVENUE.format(key="d AS order_date", more="", periods="days", period="d"),
@@ -446,6 +448,11 @@ MARTS = {
         SELECT s AS score, min(last_order_date) FILTER (recency_score >= s) AS last_order_date,
           min(orders) FILTER (frequency_score >= s) AS orders, min(net_revenue) FILTER (monetary_score >= s) AS net_revenue
         FROM scored CROSS JOIN range(1, 6) AS steps (s) GROUP BY s
+    """,
+    "ml.rfm_cells": """
+        SELECT recency_score, frequency_score, monetary_score, segment, count(*) AS customers, sum(orders) AS orders,
+          sum(net_revenue) AS net_revenue
+        FROM scored GROUP BY ALL
     """,
 }
 

@@ -30,19 +30,21 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (customer_id, updated_at)
     customer_id,
     CASE WHEN _deleted THEN 'unknown' ELSE COALESCE(country_code, 'unknown') END AS country_code,
     CASE WHEN NOT _deleted THEN created_at END AS created_at,
     _deleted AS is_deleted,
-    updated_at,
-    ROW_NUMBER() OVER (
-      PARTITION BY customer_id, updated_at
-      ORDER BY _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    updated_at
   FROM staging.customer_versions
   WHERE
     @landed() AND @touched(customer_id)
+  ORDER BY
+    customer_id,
+    updated_at,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 ), compared AS (
   SELECT
     customer_id,
@@ -54,8 +56,6 @@ WITH touched AS (
     LAG(created_at) OVER (PARTITION BY customer_id ORDER BY updated_at) AS previous_created_at,
     LAG(is_deleted) OVER (PARTITION BY customer_id ORDER BY updated_at) AS previous_is_deleted
   FROM versions
-  WHERE
-    version_rank = 1
 ), changes AS (
   /* the first version has no previous, so that its is_deleted differs from NULL */
   SELECT

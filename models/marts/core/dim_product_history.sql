@@ -33,7 +33,7 @@ WITH touched AS (
   WHERE
     @loaded()
 ), versions AS (
-  SELECT
+  SELECT DISTINCT ON (product_id, updated_at)
     product_id,
     CASE WHEN _deleted THEN 'unknown' ELSE COALESCE(product_name, 'unknown') END AS product_name,
     CASE WHEN _deleted THEN 'unknown' ELSE COALESCE(category, 'unknown') END AS category,
@@ -41,14 +41,16 @@ WITH touched AS (
     CASE WHEN NOT _deleted THEN list_price END AS list_price,
     CASE WHEN NOT _deleted THEN unit_cost END AS unit_cost,
     _deleted AS is_deleted,
-    updated_at,
-    ROW_NUMBER() OVER (
-      PARTITION BY product_id, updated_at
-      ORDER BY _loaded_at DESC, _row_number DESC, _batch_id DESC
-    ) AS version_rank
+    updated_at
   FROM staging.product_versions
   WHERE
     @landed() AND @touched(product_id)
+  ORDER BY
+    product_id,
+    updated_at,
+    _loaded_at DESC,
+    _row_number DESC,
+    _batch_id DESC
 ), compared AS (
   SELECT
     product_id,
@@ -66,8 +68,6 @@ WITH touched AS (
     LAG(unit_cost) OVER (PARTITION BY product_id ORDER BY updated_at) AS previous_unit_cost,
     LAG(is_deleted) OVER (PARTITION BY product_id ORDER BY updated_at) AS previous_is_deleted
   FROM versions
-  WHERE
-    version_rank = 1
 ), changes AS (
   /* the first version has no previous, so that its is_deleted differs from NULL */
   SELECT

@@ -47,9 +47,15 @@ MODEL (
 );
 
 WITH touched AS (
-  SELECT DISTINCT
+  SELECT
     order_id
   FROM staging.order_touches
+  WHERE
+    @loaded()
+  UNION
+  SELECT
+    order_id
+  FROM staging.order_versions
   WHERE
     @loaded()
 ), orders AS (
@@ -75,12 +81,12 @@ WITH touched AS (
     COUNT(*) AS lines,
     SUM(gross_amount) AS gross_amount,
     SUM(discount_amount) AS discount_amount,
-    SUM(net_amount) AS net_amount,
+    SUM(gross_amount) - SUM(discount_amount) AS net_amount,
     SUM(tax_amount) AS tax_amount,
     SUM(units) AS units,
     SUM(gross_revenue) AS gross_revenue,
     SUM(discounts) AS discounts,
-    SUM(net_sales) AS net_sales,
+    SUM(gross_revenue) - SUM(discounts) AS net_sales,
     SUM(tax) AS tax
   FROM marts.fct_order_items
   WHERE

@@ -67,27 +67,20 @@ WITH touched AS (
   FROM marts.dim_dates
   WHERE
     @touched(month)
-), active AS (
-  /* once a month: on the customer's first day with an order */
+), retained AS (
+  /* a customer once a month: on the first day with an order */
   SELECT
     days.month,
-    metrics.customer_id
+    DATE_TRUNC('MONTH', metrics.first_order_date)::DATE AS cohort_month,
+    COUNT(*) AS customers
   FROM days
   INNER JOIN marts.customer_metrics AS metrics
     ON days.date_day = metrics.order_date
   WHERE
     metrics.orders > 0 AND metrics.orders_in_month = metrics.orders
-), retained AS (
-  SELECT
-    active.month,
-    DATE_TRUNC('MONTH', lifetimes.first_order_date)::DATE AS cohort_month,
-    COUNT(*) AS customers
-  FROM active
-  INNER JOIN marts.customer_lifetime AS lifetimes
-    ON active.customer_id = lifetimes.customer_id
   GROUP BY
-    active.month,
-    DATE_TRUNC('MONTH', lifetimes.first_order_date)::DATE
+    days.month,
+    DATE_TRUNC('MONTH', metrics.first_order_date)::DATE
 ), cells AS (
   SELECT DISTINCT
     cohorts.month AS cohort_month,

@@ -48,41 +48,44 @@ WITH touched AS (
   FROM staging.refund_touches
   WHERE
     @loaded() AND NOT customer_id IS NULL
-), days AS (
+), sums AS (
   SELECT
     customer_id,
-    order_date,
-    orders,
-    units,
-    gross_revenue,
-    discounts,
-    net_sales,
-    refunds,
-    net_revenue,
-    segment,
-    ROW_NUMBER() OVER (PARTITION BY customer_id ORDER BY order_date DESC) AS recency
+    SUM(orders) AS orders,
+    SUM(CASE WHEN orders > 0 THEN 1 ELSE 0 END) AS order_days,
+    MIN(CASE WHEN orders > 0 THEN order_date END) AS first_order_date,
+    MAX(CASE WHEN orders > 0 THEN order_date END) AS last_order_date,
+    MAX(order_date) AS last_date,
+    SUM(units) AS units,
+    SUM(gross_revenue) AS gross_revenue,
+    SUM(discounts) AS discounts,
+    SUM(gross_revenue) - SUM(discounts) AS net_sales,
+    SUM(refunds) AS refunds,
+    SUM(gross_revenue) - SUM(discounts) - SUM(refunds) AS net_revenue
   FROM marts.customer_metrics
   WHERE
     @touched(customer_id)
+  GROUP BY
+    customer_id
 )
 SELECT
-  customer_id::TEXT,
-  SUM(orders)::BIGINT AS orders,
-  SUM(CASE WHEN orders > 0 THEN 1 ELSE 0 END)::BIGINT AS order_days,
-  MIN(CASE WHEN orders > 0 THEN order_date END)::DATE AS first_order_date,
-  MAX(CASE WHEN orders > 0 THEN order_date END)::DATE AS last_order_date,
-  SUM(orders) > 1 AS is_repeat_customer,
-  SUM(units)::DECIMAL(18, 4) AS units,
-  SUM(gross_revenue)::DECIMAL(18, 4) AS gross_revenue,
-  SUM(discounts)::DECIMAL(18, 4) AS discounts,
-  SUM(net_sales)::DECIMAL(18, 4) AS net_sales,
-  @ratio(SUM(net_sales), SUM(orders)) AS average_order_value,
-  SUM(refunds)::DECIMAL(18, 4) AS refunds,
-  SUM(net_revenue)::DECIMAL(18, 4) AS net_revenue,
-  MAX(CASE WHEN recency = 1 THEN segment END)::TEXT AS segment
-FROM days
-GROUP BY
-  customer_id;
+  sums.customer_id::TEXT,
+  sums.orders::BIGINT,
+  sums.order_days::BIGINT,
+  sums.first_order_date::DATE,
+  sums.last_order_date::DATE,
+  sums.orders > 1 AS is_repeat_customer,
+  sums.units::DECIMAL(18, 4),
+  sums.gross_revenue::DECIMAL(18, 4),
+  sums.discounts::DECIMAL(18, 4),
+  sums.net_sales::DECIMAL(18, 4),
+  @ratio(sums.net_sales, sums.orders) AS average_order_value,
+  sums.refunds::DECIMAL(18, 4),
+  sums.net_revenue::DECIMAL(18, 4),
+  days.segment::TEXT
+FROM sums
+INNER JOIN marts.customer_metrics AS days
+  ON sums.customer_id = days.customer_id AND sums.last_date = days.order_date;
 
 @create_index(customer_id, unique := TRUE);
 

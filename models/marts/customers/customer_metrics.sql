@@ -5,6 +5,7 @@ MODEL (
     materialization_properties (key = customer_id)
   ),
   owner commerce,
+  clustered_by order_date,
   tags (marts, customers),
   depends_on (
     marts.dim_customers
@@ -23,7 +24,8 @@ MODEL (
     net_revenue = 'net_sales less refunds.',
     tax = 'Tax on these orders, in the reporting currency; never revenue.',
     segment = 'high_value, medium_value or low_value, by net_revenue and order days up to and including this day: high_value above the variable high_value_daily_revenue per order day on more than high_value_order_days order days, else medium_value above medium_value_daily_revenue per order day.',
-    orders_in_month = 'Counted orders of the customer in the local month, up to and including this day: on the first day with an order it equals orders, so that customers of a month are counted without DISTINCT.'
+    orders_in_month = 'Counted orders of the customer in the local month, up to and including this day: on the first day with an order it equals orders, so that customers of a month are counted without DISTINCT.',
+    first_order_date = 'Local day of the first counted order of the customer, up to and including this day; NULL before it.'
   ),
   audits (
     grain_is_unique(columns := (customer_id, order_date)),
@@ -46,14 +48,15 @@ WITH touched AS (
   WHERE
     @loaded() AND NOT customer_id IS NULL
 ), activity AS (
+  /* in order, so that PostgreSQL sorts once: for the sums and for both windows */
   SELECT
     customer_id,
+    DATE_TRUNC('MONTH', order_date)::DATE AS month,
     order_date,
     1 AS orders,
     units,
     gross_revenue,
     discounts,
-    net_sales,
     refunds,
     tax
   FROM marts.fct_orders
@@ -62,32 +65,38 @@ WITH touched AS (
   UNION ALL
   SELECT
     customer_id,
+    DATE_TRUNC('MONTH', refund_date)::DATE AS month,
     refund_date AS order_date,
     0 AS orders,
     0 AS units,
     0 AS gross_revenue,
     0 AS discounts,
-    0 AS net_sales,
     refunds,
     0 AS tax
   FROM marts.fct_refunds
   WHERE
     order_id IS NULL AND NOT customer_id IS NULL AND @touched(customer_id)
+  ORDER BY
+    customer_id,
+    month,
+    order_date
 ), days AS (
   SELECT
     customer_id,
+    month,
     order_date,
     SUM(orders) AS orders,
     SUM(units) AS units,
     SUM(gross_revenue) AS gross_revenue,
     SUM(discounts) AS discounts,
-    SUM(net_sales) AS net_sales,
+    SUM(gross_revenue) - SUM(discounts) AS net_sales,
     SUM(refunds) AS refunds,
-    SUM(net_sales - refunds) AS net_revenue,
+    SUM(gross_revenue) - SUM(discounts) - SUM(refunds) AS net_revenue,
     SUM(tax) AS tax
   FROM activity
   GROUP BY
     customer_id,
+    month,
     order_date
 ), to_date AS (
   SELECT
@@ -103,16 +112,21 @@ WITH touched AS (
     tax,
     SUM(CASE WHEN orders > 0 THEN 1 ELSE 0 END) OVER (
       PARTITION BY customer_id
-      ORDER BY order_date
+      ORDER BY month, order_date
       ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
     ) AS order_days_to_date,
     SUM(net_revenue) OVER (
       PARTITION BY customer_id
-      ORDER BY order_date
+      ORDER BY month, order_date
       ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
     ) AS net_revenue_to_date,
+    MIN(CASE WHEN orders > 0 THEN order_date END) OVER (
+      PARTITION BY customer_id
+      ORDER BY month, order_date
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+    ) AS first_order_date,
     SUM(orders) OVER (
-      PARTITION BY customer_id, DATE_TRUNC('MONTH', order_date)
+      PARTITION BY customer_id, month
       ORDER BY order_date
       ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
     ) AS orders_in_month
@@ -137,7 +151,8 @@ SELECT
     THEN 'medium_value'
     ELSE 'low_value'
   END::TEXT AS segment,
-  orders_in_month::BIGINT
+  orders_in_month::BIGINT,
+  first_order_date::DATE
 FROM to_date;
 
 @create_index(customer_id, order_date, unique := TRUE);

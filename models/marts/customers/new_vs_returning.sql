@@ -6,6 +6,9 @@ MODEL (
   ),
   owner commerce,
   tags (marts, customers),
+  depends_on (
+    marts.customer_lifetime
+  ),
   grain month,
   description 'One row per local month from the first to that of the as-of day. Answers: how many customers are new in a month, how many come back, how many order more than once? New: the first counted order ever lies in the month. Excludes guests and cancelled orders.',
   column_descriptions (
@@ -67,7 +70,7 @@ WITH touched AS (
   /* a customer's first day with an order in the month, and the day of the second order */
   SELECT
     days.month,
-    metrics.customer_id,
+    metrics.first_order_date,
     metrics.orders_in_month = metrics.orders AS is_first_day,
     metrics.orders_in_month > 1 AND metrics.orders_in_month - metrics.orders <= 1 AS is_second_order
   FROM days
@@ -77,28 +80,14 @@ WITH touched AS (
     metrics.orders > 0
 ), counts AS (
   SELECT
-    active.month,
-    SUM(CASE WHEN active.is_first_day THEN 1 ELSE 0 END) AS customers,
-    SUM(
-      CASE
-        WHEN active.is_first_day AND lifetimes.first_order_date >= active.month
-        THEN 1
-        ELSE 0
-      END
-    ) AS new_customers,
-    SUM(
-      CASE
-        WHEN active.is_first_day AND lifetimes.first_order_date < active.month
-        THEN 1
-        ELSE 0
-      END
-    ) AS returning_customers,
-    SUM(CASE WHEN active.is_second_order THEN 1 ELSE 0 END) AS repeat_customers
+    month,
+    SUM(CASE WHEN is_first_day THEN 1 ELSE 0 END) AS customers,
+    SUM(CASE WHEN is_first_day AND first_order_date >= month THEN 1 ELSE 0 END) AS new_customers,
+    SUM(CASE WHEN is_first_day AND first_order_date < month THEN 1 ELSE 0 END) AS returning_customers,
+    SUM(CASE WHEN is_second_order THEN 1 ELSE 0 END) AS repeat_customers
   FROM active
-  INNER JOIN marts.customer_lifetime AS lifetimes
-    ON active.customer_id = lifetimes.customer_id
   GROUP BY
-    active.month
+    month
 )
 SELECT
   months.month::DATE,

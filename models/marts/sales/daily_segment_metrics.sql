@@ -65,31 +65,8 @@ WITH touched AS (
   INNER JOIN marts.customer_metrics AS metrics
     ON customers.customer_id = metrics.customer_id
     AND customers.first_date <= metrics.order_date
-), customers AS (
-  SELECT
-    customer_id,
-    order_date,
-    segment,
-    orders,
-    units,
-    gross_revenue,
-    discounts,
-    net_sales
-  FROM marts.customer_metrics
-  WHERE
-    orders > 0 AND @touched(order_date)
-), guests AS (
-  SELECT
-    order_date,
-    'guest' AS segment,
-    units,
-    gross_revenue,
-    discounts,
-    net_sales
-  FROM marts.fct_orders
-  WHERE
-    is_counted AND customer_id IS NULL AND @touched(order_date)
 ), sales AS (
+  /* who orders once on a day, as most do, has the value of the order in the day's sum */
   SELECT
     order_date,
     segment,
@@ -98,19 +75,40 @@ WITH touched AS (
     units,
     gross_revenue,
     discounts,
-    net_sales
-  FROM customers
+    CASE WHEN orders = 1 THEN net_sales END AS order_value
+  FROM marts.customer_metrics
+  WHERE
+    orders > 0 AND @touched(order_date)
+  UNION ALL
+  /* who orders more often is counted above, and brings the value of each order */
+  SELECT
+    metrics.order_date,
+    metrics.segment,
+    0 AS orders,
+    0 AS customers,
+    0 AS units,
+    0 AS gross_revenue,
+    0 AS discounts,
+    orders.net_sales AS order_value
+  FROM marts.customer_metrics AS metrics
+  INNER JOIN marts.fct_orders AS orders
+    ON metrics.customer_id = orders.customer_id
+    AND metrics.order_date = orders.order_date
+  WHERE
+    metrics.orders > 1 AND orders.is_counted AND @touched(metrics.order_date)
   UNION ALL
   SELECT
     order_date,
-    segment,
+    'guest' AS segment,
     1 AS orders,
     0 AS customers,
     units,
     gross_revenue,
     discounts,
-    net_sales
-  FROM guests
+    net_sales AS order_value
+  FROM marts.fct_orders
+  WHERE
+    is_counted AND customer_id IS NULL AND @touched(order_date)
 ), segments AS (
   SELECT
     order_date,
@@ -120,60 +118,24 @@ WITH touched AS (
     SUM(units) AS units,
     SUM(gross_revenue) AS gross_revenue,
     SUM(discounts) AS discounts,
-    SUM(net_sales) AS net_sales
+    SUM(gross_revenue) - SUM(discounts) AS net_sales,
+    @percentile_agg(order_value, ARRAY[0.5], order_value)
   FROM sales
-  GROUP BY
-    order_date,
-    segment
-), order_values AS (
-  /* who orders once on a day, as most do, has the value of the order in the day's sum */
-  SELECT
-    order_date,
-    segment,
-    net_sales
-  FROM customers
-  WHERE
-    orders = 1
-  UNION ALL
-  SELECT
-    customers.order_date,
-    customers.segment,
-    orders.net_sales
-  FROM customers
-  INNER JOIN marts.fct_orders AS orders
-    ON customers.customer_id = orders.customer_id
-    AND customers.order_date = orders.order_date
-  WHERE
-    customers.orders > 1 AND orders.is_counted
-  UNION ALL
-  SELECT
-    order_date,
-    segment,
-    net_sales
-  FROM guests
-), medians AS (
-  SELECT
-    order_date,
-    segment,
-    @percentile_agg(net_sales, ARRAY[0.5], order_value)
-  FROM order_values
   GROUP BY
     order_date,
     segment
 )
 SELECT
-  segments.order_date::DATE,
-  segments.segment::TEXT,
-  segments.orders::BIGINT,
-  segments.customers::BIGINT,
-  segments.units::DECIMAL(18, 4),
-  segments.gross_revenue::DECIMAL(18, 4),
-  segments.discounts::DECIMAL(18, 4),
-  segments.net_sales::DECIMAL(18, 4),
-  @ratio(segments.net_sales, segments.orders) AS average_order_value,
-  medians.order_value_p50::DECIMAL(18, 4) AS median_order_value
-FROM segments
-INNER JOIN medians
-  ON segments.order_date = medians.order_date AND segments.segment = medians.segment;
+  order_date::DATE,
+  segment::TEXT,
+  orders::BIGINT,
+  customers::BIGINT,
+  units::DECIMAL(18, 4),
+  gross_revenue::DECIMAL(18, 4),
+  discounts::DECIMAL(18, 4),
+  net_sales::DECIMAL(18, 4),
+  @ratio(net_sales, orders) AS average_order_value,
+  order_value_p50::DECIMAL(18, 4) AS median_order_value
+FROM segments;
 
 @create_index(order_date, segment, unique := TRUE)

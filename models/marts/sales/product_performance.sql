@@ -71,7 +71,7 @@ WITH touched AS (
     SUM(lines.units) AS units,
     SUM(lines.gross_revenue) AS gross_revenue,
     SUM(lines.discounts) AS discounts,
-    SUM(lines.net_sales) AS net_sales
+    SUM(lines.gross_revenue) - SUM(lines.discounts) AS net_sales
   FROM days
   INNER JOIN marts.fct_order_items AS lines
     ON days.date_day = lines.order_date
