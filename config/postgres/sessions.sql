@@ -124,5 +124,7 @@ BEGIN
 
   -- A plan that replaces a view waits this long for readers, then fails instead of blocking everyone behind it.
   ALTER ROLE sqlmesh_user SET lock_timeout = '10s';
+  -- Its tasks are at work side by side; for statements of milliseconds, as most are, more processes cost more than they do.
+  ALTER ROLE sqlmesh_user SET max_parallel_workers_per_gather = 0;
 END
 $$;
