@@ -41,16 +41,27 @@ def execute(
     """
     lifetimes = context.resolve_table("marts.customer_lifetime")
 
-    def counts(value: str) -> "pd.Series[int]":
-        """How many customers have each value, in ascending order: one pass over the table, without sorting it."""
-        query = f"SELECT {value} AS value, COUNT(*) AS customers FROM {lifetimes} WHERE orders > 0 GROUP BY {value}"
-        return context.fetchdf(query).set_index("value")["customers"].astype("int64").sort_index()
-
-    orders = counts("orders")
-    if orders.empty:
+    # one pass over the table, without sorting it; whole numbers stay such beside the NULLs of the other sets
+    counted = context.fetchdf(
+        f"""
+        SELECT last_order_date, orders, whole, COUNT(*) AS customers
+        FROM (
+            SELECT last_order_date, orders, CAST(FLOOR(net_revenue) AS BIGINT) AS whole
+            FROM {lifetimes}
+            WHERE orders > 0
+        ) AS lifetimes
+        GROUP BY GROUPING SETS ((last_order_date), (orders), (whole))
+        """
+    ).convert_dtypes()
+    if counted.empty:
         return pd.DataFrame(columns=["score", "last_order_date", "orders", "net_revenue"])
+
+    def counts(value: str) -> "pd.Series[int]":
+        """How many customers have each value, in ascending order."""
+        return counted.dropna(subset=[value]).set_index(value)["customers"].astype("int64").sort_index()
+
     revenues = []
-    for whole, place in at_places(counts("CAST(FLOOR(net_revenue) AS BIGINT)")):
+    for whole, place in at_places(counts("whole")):
         found = context.fetchdf(
             f"""
             SELECT CAST(net_revenue AS TEXT) AS net_revenue
@@ -66,7 +77,7 @@ def execute(
         {
             "score": range(1, SCORES + 1),
             "last_order_date": [day for day, _ in at_places(counts("last_order_date"))],
-            "orders": [number for number, _ in at_places(orders)],
+            "orders": [number for number, _ in at_places(counts("orders"))],
             "net_revenue": revenues,
         }
     )

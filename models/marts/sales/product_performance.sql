@@ -5,7 +5,6 @@ MODEL (
     materialization_properties (key = month)
   ),
   owner commerce,
-  clustered_by (product_id, month),
   tags (marts, sales),
   depends_on (marts.daily_revenue, marts.dim_products),
   grain (product_id, month),
