@@ -611,6 +611,7 @@ def test_people_start_with_the_limits_of_their_kind(sessions_of: dict[str, conne
     with closing(warehouse.home.connect("sqlmesh_user")) as session:
         assert run(session, shown)[0][6] == "10s"
         assert run(session, "SHOW max_parallel_workers_per_gather") == [("0",)]
+        assert run(session, "SHOW random_page_cost") == [("2",)]
 
 
 def test_an_agent_has_few_sessions(sessions_of: dict[str, connection], warehouse: Warehouse) -> None:
