@@ -7,56 +7,52 @@ AUDIT (
 
 /* Claim: staging records and rows of this fact are the same keys, but for those that wait for an order that has not arrived
 (waits := FALSE: nothing waits). A returned row is a key on one side only: restate this model. */
-WITH missing AS (
-  SELECT
-    @key_columns(source, @key),
-    source.order_id AS parent_id
-  FROM @source AS source
-  WHERE
-    @replaced(source)
-    AND NOT EXISTS(
-      SELECT
-        1
-      FROM @this_model AS this
-      WHERE
-        @keys_equal(source, this, @key)
-    )
-), counts AS (
-  /* keys are unique on both sides: where the numbers agree, nothing is here that is not in staging */
+WITH sides AS (
+  /* where they agree, nothing has to be looked up */
   SELECT
     (
       SELECT
-        COUNT(*)
+        @fingerprint(this, @key)
       FROM @this_model AS this
       WHERE
         @replaced(this)
-    ) + (
+    ) AS here,
+    (
       SELECT
-        COUNT(*)
-      FROM missing
-    ) - (
-      SELECT
-        COUNT(*)
+        @fingerprint(source, @key)
       FROM @source AS source
       WHERE
         @replaced(source)
-    ) AS extra
+    ) AS there
 )
 SELECT
-  @key_columns(missing, @key),
+  @key_columns(source, @key),
   'missing here' AS violation
-FROM missing
+FROM @source AS source
 WHERE
-  NOT (
+  (
+    SELECT
+      sides.here IS DISTINCT FROM sides.there
+    FROM sides
+  )
+  AND @replaced(source)
+  AND NOT EXISTS(
+    SELECT
+      1
+    FROM @this_model AS this
+    WHERE
+      @keys_equal(source, this, @key)
+  )
+  AND NOT (
     @waits
-    AND NOT missing.parent_id IS NULL
+    AND NOT source.order_id IS NULL
     AND (
       /* one row, so looked up for each that is missing; NOT EXISTS would hash all orders */
       SELECT
         parents.order_id
       FROM staging.orders AS parents
       WHERE
-        parents.order_id = missing.parent_id
+        parents.order_id = source.order_id
     ) IS NULL
   )
 UNION ALL
@@ -67,9 +63,9 @@ FROM @this_model AS this
 WHERE
   (
     SELECT
-      counts.extra
-    FROM counts
-  ) <> 0
+      sides.here IS DISTINCT FROM sides.there
+    FROM sides
+  )
   AND @replaced(this)
   AND NOT EXISTS(
     SELECT

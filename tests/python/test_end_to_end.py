@@ -117,7 +117,7 @@ class Warehouse:
         """Every stored table of prod, row for row."""
         tables = self.read(
             "SELECT table_schema || '.' || table_name FROM information_schema.tables"
-            f" WHERE table_schema IN {STORED} AND table_name NOT LIKE '%touches' AND table_name NOT LIKE '%versions' ORDER BY 1"
+            f" WHERE table_schema IN {STORED} AND table_name !~ '_(changes|touches|versions)$' ORDER BY 1"
         )
         return {name: oracle.canonical(self.read(f"SELECT * FROM {name}")) for (name,) in tables}
 
