@@ -8,22 +8,23 @@ AUDIT (
 /* Claim: staging records and rows of this fact are the same keys, but for those that wait for an order that has not arrived
 (waits := FALSE: nothing waits). A returned row is a key on one side only: restate this model. */
 WITH sides AS (
-  /* where they agree, nothing has to be looked up */
+  /* where the keys are the same, nothing has to be looked up */
   SELECT
-    (
-      SELECT
-        @fingerprint(this, @key)
-      FROM @this_model AS this
-      WHERE
-        @replaced(this)
-    ) AS here,
-    (
-      SELECT
-        @fingerprint(source, @key)
-      FROM @source AS source
-      WHERE
-        @replaced(source)
-    ) AS there
+    here.keys IS DISTINCT FROM there.keys AS differ
+  FROM (
+    SELECT
+      @fingerprint(this, @key) AS keys
+    FROM @this_model AS this
+    WHERE
+      @replaced(this)
+  ) AS here
+  CROSS JOIN (
+    SELECT
+      @fingerprint(source, @key) AS keys
+    FROM @source AS source
+    WHERE
+      @replaced(source)
+  ) AS there
 )
 SELECT
   @key_columns(source, @key),
@@ -32,7 +33,7 @@ FROM @source AS source
 WHERE
   (
     SELECT
-      sides.here IS DISTINCT FROM sides.there
+      sides.differ
     FROM sides
   )
   AND @replaced(source)
@@ -63,7 +64,7 @@ FROM @this_model AS this
 WHERE
   (
     SELECT
-      sides.here IS DISTINCT FROM sides.there
+      sides.differ
     FROM sides
   )
   AND @replaced(this)
