@@ -110,6 +110,8 @@ def _derived(model: Model) -> Mart:
     _pop_touched(full)
     if name in _names(full):
         raise _unknown(name, "reads itself at its first build")
+    if model.clustered_by:
+        full = full.order_by(*model.clustered_by)
     increment = _rendered(model)
     touched = _pop_touched(increment)
     if touched is None:

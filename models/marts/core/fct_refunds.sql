@@ -5,6 +5,7 @@ MODEL (
     materialization_properties (key = refund_id)
   ),
   owner commerce,
+  clustered_by order_basis_date,
   tags (marts, core),
   depends_on (marts.dim_customers, marts.dim_dates, marts.dim_products),
   grain refund_id,

@@ -5,6 +5,7 @@ MODEL (
     materialization_properties (key = ticket_id)
   ),
   owner support,
+  clustered_by created_date,
   tags (marts, core),
   depends_on (marts.dim_customers, marts.dim_dates, staging.orders),
   grain ticket_id,

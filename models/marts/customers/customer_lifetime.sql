@@ -5,6 +5,7 @@ MODEL (
     materialization_properties (key = customer_id)
   ),
   owner commerce,
+  clustered_by first_order_date,
   tags (marts, customers),
   depends_on (
     marts.dim_customers

@@ -5,6 +5,7 @@ MODEL (
     materialization_properties (key = customer_id)
   ),
   owner support,
+  clustered_by customer_id,
   tags (marts, support),
   depends_on (
     marts.dim_customers
