@@ -134,6 +134,6 @@ FROM joined;
 
 @create_index(customer_id);
 
-@create_index(refund_date);
+@create_index(refund_date, refunds);
 
 @create_index(order_basis_date)
