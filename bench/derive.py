@@ -18,7 +18,7 @@ from sqlmesh.core.model import Model
 
 from macros.create_index import declared_indexes
 from macros.touched import TOUCHED
-from materializations.replace_touched import ReplaceTouched
+from materializations.replace_touched import ReplaceTouched, clustered, pop_touched
 from scripts.errors import Exit, WarehouseError
 
 PYTHON_MODELS = Path(__file__).parent / "python_models"
@@ -107,16 +107,14 @@ def _derived(model: Model) -> Mart:
     if not isinstance(key, exp.Expr) or getattr(model.kind, "materialization", None) != ReplaceTouched.NAME:
         raise _unknown(name, f"is of kind {model.kind.name}, which the benchmark cannot express")
     full = _rendered(model, runtime_stage=RuntimeStage.EVALUATING, engine_adapter=_NoTable())
-    _pop_touched(full)
+    pop_touched(full)
     if name in _names(full):
         raise _unknown(name, "reads itself at its first build")
-    if model.clustered_by:
-        full = full.order_by(*model.clustered_by)
     increment = _rendered(model)
-    touched = _pop_touched(increment)
+    touched = pop_touched(increment)
     if touched is None:
         raise _unknown(name, f"has no CTE {TOUCHED}")
-    return Mart(name, "incremental", types, full, key.name, touched, increment, indexes, checks)
+    return Mart(name, "incremental", types, clustered(full, model), key.name, touched, increment, indexes, checks)
 
 
 def _unknown(name: str, fault: str) -> WarehouseError:
@@ -147,18 +145,6 @@ def _generic(query: exp.Query) -> exp.Query:
     made = query.copy().transform(replace)
     assert isinstance(made, exp.Query)
     return made
-
-
-def _pop_touched(query: exp.Query) -> exp.Query | None:
-    """Take the CTE `touched` out of a query, if it has one; returns the query of the CTE."""
-    found = next((cte for cte in query.ctes if cte.alias == TOUCHED), None)
-    if found is None:
-        return None
-    found.pop()
-    if not query.ctes:
-        query.set("with_", None)
-    taken: exp.Query = found.this
-    return taken
 
 
 def _python_model(name: str) -> exp.Query:

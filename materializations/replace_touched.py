@@ -38,23 +38,19 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         if not isinstance(key, exp.Expr):
             raise ConfigError(f"{model.name}: replace_touched needs materialization_properties (key = <column>)")
         query = query_or_df.copy()
-        touched = next((cte for cte in query.ctes if cte.alias == TOUCHED), None)
+        touched = pop_touched(query)
         if touched is None:
             raise ConfigError(f"{model.name}: replace_touched needs a CTE named {TOUCHED} with the keys to replace")
         is_filtered = any(table.name == TOUCHED and not table.db for table in query.find_all(exp.Table))
-        touched.pop()
-        if not query.ctes:
-            query.set("with_", None)
         if not is_filtered:
             with self.adapter.transaction():
                 self._drop_indexes(table_name)
-                if model.clustered_by:
-                    query = query.order_by(*model.clustered_by)
-                self._replace_query_for_model(model, table_name, query, render_kwargs, **kwargs)
+                rows = clustered(query, model)
+                self._replace_query_for_model(model, table_name, rows, render_kwargs, **kwargs)
                 self._analyze(table_name)
             return
         with self.adapter.transaction():
-            self._keep(TOUCHED, touched.this)
+            self._keep(TOUCHED, touched)
             if self.adapter.fetchone(exp.select("1").from_(TOUCHED).limit(1)) is None:
                 return
             columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
@@ -121,6 +117,23 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         columns = ", ".join(exp.to_identifier(key, quoted=True).sql(self.adapter.dialect) for key in keys)
         table = exp.to_table(table_name).sql(self.adapter.dialect, identify=True)
         self.adapter.execute(f"ANALYZE {table}" + (f" ({columns})" if columns else ""))
+
+
+def pop_touched(query: exp.Query) -> exp.Query | None:
+    """Take the CTE `touched` out of a query, if it has one; returns the query of the CTE."""
+    found = next((cte for cte in query.ctes if cte.alias == TOUCHED), None)
+    if found is None:
+        return None
+    found.pop()
+    if not query.ctes:
+        query.set("with_", None)
+    taken: exp.Query = found.this
+    return taken
+
+
+def clustered(query: exp.Query, model: Model) -> exp.Query:
+    """The query in the order in which a first insert stores its rows: that of `clustered_by`, if there is one."""
+    return query.order_by(*model.clustered_by) if model.clustered_by else query
 
 
 def _grain(model: Model) -> list[str]:

@@ -68,6 +68,16 @@ def test_every_model_has_its_key_and_a_unique_index(marts: list[Mart]) -> None:
             assert mart.key in mart.types
 
 
+def test_a_first_build_is_stored_in_the_order_of_ours(marts: list[Mart]) -> None:
+    named = re.compile(r"^  clustered_by (\w+),$", re.MULTILINE)
+    ours = {f"{file.parts[0]}.{file.stem}": named.findall((ROOT / "models" / file).read_text()) for file in FILES}
+    sorts = {mart.name: mart.full and mart.full.args.get("order") for mart in marts if mart.kind == "incremental"}
+    assert {name: [by.name for by in order.expressions] if order else [] for name, order in sorts.items()} == {
+        name: ours[name] for name in sorts
+    }
+    assert any(sorts.values())
+
+
 def test_by_hand_every_model_is_built_and_brought_up_to_date(
     marts: list[Mart], admin: connection, tmp_path: Path
 ) -> None:
