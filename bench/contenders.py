@@ -21,7 +21,7 @@ from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.model import SeedModel
 
-from bench.derive import Check, Index, Mart, Naming, renamed
+from bench.derive import KEPT, Check, Index, Mart, Naming, renamed
 from macros.touched import TOUCHED
 from scripts import bootstrap, server
 from scripts.errors import Exit, WarehouseError
@@ -191,10 +191,21 @@ class Hand:
             steps = [
                 f"CREATE TEMPORARY TABLE {TOUCHED} ON COMMIT DROP AS\n{renamed(mart.touched, self._naming)}",
                 f"ANALYZE {TOUCHED}",
-                f"DELETE FROM {table} WHERE {mart.key} IN (SELECT {mart.key} FROM {TOUCHED})",
+                *_keep(mart, table),
+                f"DELETE FROM {table} WHERE {_is_touched(mart)}",
                 f"INSERT INTO {table} ({columns})\n{renamed(mart.increment, self._naming)}",
             ]
         return ";\n".join(["BEGIN", *steps, "COMMIT"]) + ";\n\n"
+
+
+def _is_touched(mart: Mart) -> str:
+    return f"{mart.key} IN (SELECT {mart.key} FROM {TOUCHED})"
+
+
+def _keep(mart: Mart, table: str) -> list[str]:
+    if not mart.keeps:
+        return []
+    return [f"CREATE TEMPORARY TABLE {KEPT} ON COMMIT DROP AS SELECT * FROM {table} WHERE {_is_touched(mart)}"]
 
 
 def flat(name: str) -> str:
@@ -345,7 +356,8 @@ def _dbt_touch(mart: Mart) -> str:
         f"{{% macro touch_{flat(mart.name)}() %}}{{% if is_incremental() %}}\n"
         f"CREATE TEMPORARY TABLE {TOUCHED} ON COMMIT DROP AS\n{renamed(mart.touched, _dbt_naming(mart.name))};\n"
         f"ANALYZE {TOUCHED};\n"
-        f"DELETE FROM {{{{ this }}}} WHERE {mart.key} IN (SELECT {mart.key} FROM {TOUCHED})\n"
+        + "".join(f"{step};\n" for step in _keep(mart, "{{ this }}"))
+        + f"DELETE FROM {{{{ this }}}} WHERE {_is_touched(mart)}\n"
         "{% endif %}{% endmacro %}\n"
     )
 

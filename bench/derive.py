@@ -21,6 +21,8 @@ from macros.touched import TOUCHED
 from materializations.replace_touched import ReplaceTouched, clustered, pop_touched
 from scripts.errors import Exit, WarehouseError
 
+KEPT = "kept"
+
 PYTHON_MODELS = Path(__file__).parent / "python_models"
 
 # The bounds of the interval while rendering: days that no model names. In the contenders' SQL they are settings of the
@@ -57,7 +59,8 @@ class Mart:
     """A model of the project. Tables in its queries carry the project's names (`marts.daily_revenue`).
 
     `full` computes all rows. An `incremental` one has its `key`, the query of the touched keys, and in `increment` the
-    query of the rows of those keys, which reads them from a table `touched`: to be made, as replace_touched does.
+    query of the rows of those keys, which reads them from a table `touched`: to be made, as replace_touched does. Where
+    it also reads what the table had of those keys, it finds that in a table `KEPT`.
     """
 
     name: str
@@ -69,6 +72,11 @@ class Mart:
     increment: exp.Query | None = None
     indexes: list[Index] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the increment reads `KEPT`, the rows of the touched keys as they were."""
+        return bool(self.increment and any(table.name == KEPT for table in self.increment.find_all(exp.Table)))
 
     @property
     def parents(self) -> list[str]:
@@ -108,13 +116,23 @@ def _derived(model: Model) -> Mart:
         raise _unknown(name, f"is of kind {model.kind.name}, which the benchmark cannot express")
     full = _rendered(model, runtime_stage=RuntimeStage.EVALUATING, engine_adapter=_NoTable())
     pop_touched(full)
-    if name in _names(full):
-        raise _unknown(name, "reads itself at its first build")
+    _instead_of_itself(
+        full,
+        name,
+        exp.select(*(exp.cast(exp.null(), dtype).as_(column) for column, dtype in types.items())).limit(0).subquery(),
+    )
     increment = _rendered(model)
     touched = pop_touched(increment)
+    _instead_of_itself(increment, name, exp.to_table(KEPT))
     if touched is None:
         raise _unknown(name, f"has no CTE {TOUCHED}")
     return Mart(name, "incremental", types, clustered(full, model), key.name, touched, increment, indexes, checks)
+
+
+def _instead_of_itself(query: exp.Query, name: str, rows: exp.Expr) -> None:
+    for table in _tables(query):
+        if f"{table.db}.{table.name}" == name:
+            table.replace(exp.alias_(rows.copy(), table.alias_or_name, table=True))
 
 
 def _unknown(name: str, fault: str) -> WarehouseError:

@@ -21,27 +21,31 @@ REPLACED_KEY = {
 
 @macro()
 def touched(
-    evaluator: MacroEvaluator, column: exp.Column, key: exp.Column | None = None, may_be_empty: exp.Expr | None = None
+    evaluator: MacroEvaluator, column: exp.Expr, key: exp.Expr | None = None, may_be_empty: exp.Expr | None = None
 ) -> exp.Expr:
     """Keep the rows whose key a load has touched: `column IN (SELECT key FROM touched)`; TRUE where the table is empty.
 
     The model's first CTE is named `touched` and lists those keys. `key` is their name there, where `column` has
-    another. Recomputing everything into an empty table is right and far cheaper than asking for each key, so the filter
-    vanishes there; it also vanishes in unit tests, which test the CTE by itself. Where an empty table is nothing
-    unusual, `may_be_empty := TRUE` lets it vanish in a new table alone, or every run would recompute everything.
+    another; both may be several columns, `(product_id, month)`. Recomputing everything into an empty table is right and
+    far cheaper than asking for each key, so the filter vanishes there; it also vanishes in unit tests, which test the
+    CTE by itself. Where an empty table is nothing unusual, `may_be_empty := TRUE` lets it vanish in a new table alone,
+    or every run would recompute everything.
 
     Example:
         >>> from macros.touched import touched
         >>> print(touched(MacroEvaluator(dialect="postgres"), exp.column("order_id", table="orders")).sql("postgres"))
         orders.order_id IN (SELECT touched.order_id FROM touched)
     """
+    names = []
     for argument in (column, key or column):
-        if not isinstance(argument, exp.Column):
+        columns = argument.expressions if isinstance(argument, exp.Tuple) else [argument]
+        if not all(isinstance(one, exp.Column) for one in columns):
             raise ValueError(f"@touched takes columns, not {argument.sql(dialect=evaluator.dialect)}")
+        names = [one.name for one in columns]
     if not is_filtered(evaluator, may_be_empty == exp.true()):
         return exp.true()
-    keys = exp.select(exp.column((key or column).name, table=TOUCHED)).from_(TOUCHED)
-    return column.isin(query=keys)
+    keys = exp.select(*(exp.column(name, table=TOUCHED) for name in names)).from_(TOUCHED)
+    return exp.In(this=column, query=keys.subquery(copy=False))
 
 
 def is_filtered(evaluator: MacroEvaluator, may_be_empty: bool = False) -> bool:

@@ -16,11 +16,11 @@ RECOMPUTED = "recomputed"
 class ReplaceTouched(CustomMaterialization[CustomKind]):
     """Replaces the rows of the keys that its query's first CTE, `touched`, lists.
 
-    The query filters its sources by `@touched(key)`. Rows of touched keys that do not come out the same are deleted,
-    and the recomputed ones that are not there inserted: a key that has no rows any more disappears, and most rows stay
-    where they are, which spares their indexes, the WAL and vacuum. Where the filter is absent, because the table is
-    empty or new (macros/touched.py), everything is inserted plainly, in the order of `clustered_by`: what is read
-    together then lies together, however large the table grows.
+    The query filters its sources by `@touched(key)`; further columns of `touched` are its own. Rows of touched keys
+    that do not come out the same are deleted, and the recomputed ones that are not there inserted: a key that has no
+    rows any more disappears, and most rows stay where they are, which spares their indexes, the WAL and vacuum. Where
+    the filter is absent, because the table is empty or new (macros/touched.py), everything is inserted plainly, in the
+    order of `clustered_by`: what is read together then lies together, however large the table grows.
     """
 
     NAME = "replace_touched"
@@ -37,7 +37,7 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         key = model.custom_materialization_properties.get("key")
         if not isinstance(key, exp.Expr):
             raise ConfigError(f"{model.name}: replace_touched needs materialization_properties (key = <column>)")
-        query = query_or_df.copy()
+        query = query_or_df
         touched = pop_touched(query)
         if touched is None:
             raise ConfigError(f"{model.name}: replace_touched needs a CTE named {TOUCHED} with the keys to replace")
@@ -54,7 +54,9 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
             if self.adapter.fetchone(exp.select("1").from_(TOUCHED).limit(1)) is None:
                 return
             columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
-            self._keep(RECOMPUTED, exp.select(*_columns(columns)).from_(query.subquery("rows")), _grain(model))
+            self._keep(
+                RECOMPUTED, exp.select(*_columns(columns)).from_(query.subquery("rows", copy=False)), _grain(model)
+            )
             is_touched = exp.column(key.name, "this", quoted=True).isin(
                 query=exp.select(exp.column(key.name, quoted=True)).from_(TOUCHED)
             )

@@ -296,8 +296,8 @@ MARTS = {
         FROM days LEFT JOIN holidays ON holiday_date = d
     """,
     "marts.fct_order_items": """
-        SELECT order_id, line_number, product_id, customer_id, d AS order_date, counts AS is_counted, currency, quantity,
-          gross_amount, discount_amount, gross_amount - discount_amount AS net_amount, tax_amount, units,
+        SELECT order_id, line_number, product_id, customer_id, d AS order_date, make_date(year(d), month(d), 1) AS order_month,
+          counts AS is_counted, currency, quantity, gross_amount, discount_amount, gross_amount - discount_amount AS net_amount, tax_amount, units,
           gross AS gross_revenue, discount AS discounts, gross - discount AS net_sales, tax,
           NOT exists(FROM l AS o WHERE o.order_id = l.order_id AND o.product_id IS NOT DISTINCT FROM l.product_id
             AND o.line_number < l.line_number) AS is_first_of_product

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import sqlmesh.core.macros as sqlmesh_macros
+from sqlglot import exp, parse_one
 from sqlmesh.core.dialect import parse
 from sqlmesh.core.macros import MacroEvaluator, RuntimeStage
 from sqlmesh.core.model import load_sql_based_model
-from sqlmesh.core.renderer import QueryRenderer
+from sqlmesh.core.renderer import BaseExpressionRenderer, QueryRenderer
 from sqlmesh.utils.metaprogramming import Executable, ExecutableKind
 
 from scripts import renderer
@@ -16,6 +17,9 @@ from scripts import renderer
 
 def test_the_methods_are_where_they_were() -> None:
     assert "self._optimize_query_flag" in inspect.getsource(inspect.unwrap(QueryRenderer.render))
+    resolve = inspect.getsource(inspect.unwrap(BaseExpressionRenderer._resolve_tables))
+    assert "with self._normalize_and_quote(expression) as expression" in resolve
+    assert "if self._normalize_identifiers" in inspect.getsource(BaseExpressionRenderer._normalize_and_quote)
     assert list(inspect.signature(inspect.unwrap(sqlmesh_macros.prepare_env)).parameters) == ["python_env", "env"]  # type: ignore[attr-defined]
     assert "prepare_env(self.python_env, self.env)" in inspect.getsource(MacroEvaluator.__init__)
 
@@ -36,6 +40,25 @@ def test_a_run_stores_what_is_written_and_all_else_sees_types(stage: RuntimeStag
     )
     later = renderer._render(original)(made._query_renderer, start="2026-03-01")
     assert '"t"."a"' in later.sql("postgres")
+
+
+@pytest.mark.parametrize("stage", RuntimeStage)
+def test_physical_tables_take_the_place_of_names_however_they_are_written(stage: RuntimeStage) -> None:
+    """In the query, and where a macro asks for it, which has not been normalized."""
+    model: Any = load_sql_based_model(
+        parse("MODEL (name marts.one, dialect postgres); SELECT Here.A FROM Marts.Other AS Here"),
+        default_catalog="db",
+    )
+    mapping = {'"db"."marts"."other"': "db.physical.other__1"}
+    made = model._query_renderer
+    query = made.render(start="2026-03-01", table_mapping=mapping, runtime_stage=stage)
+    table = query.find(exp.Table).sql("postgres", comments=False)
+    assert table.replace('"', "") == "db.physical.other__1 AS here"
+    assert query.selects[0].sql("postgres") == '"here"."a" AS "a"'
+    asked = made._resolve_tables(
+        parse_one("SELECT 1 FROM Marts.Other", dialect="postgres"), table_mapping=mapping, runtime_stage=stage
+    )
+    assert asked.find(exp.Table).name == "other__1"
 
 
 def test_macros_are_compiled_once_and_values_are_everybodys_own() -> None:

@@ -18,6 +18,7 @@ MODEL (
     product_id = 'Product sold; joins marts.dim_products.',
     customer_id = 'Customer of the order; joins marts.dim_customers; NULL for a guest.',
     order_date = 'Local day of the order.',
+    order_month = 'First day of the local month of the order.',
     is_counted = 'False for a line of a cancelled order, which counts nowhere.',
     currency = 'ISO 4217 code of the amounts.',
     quantity = 'Units ordered.',
@@ -78,6 +79,7 @@ WITH touched AS (
     lines.product_id,
     orders.customer_id,
     orders.order_date,
+    DATE_TRUNC('MONTH', orders.order_date)::DATE AS order_month,
     orders.is_counted,
     orders.currency,
     lines.quantity,
@@ -100,6 +102,7 @@ SELECT
   product_id::TEXT,
   customer_id::TEXT,
   order_date::DATE,
+  order_month::DATE,
   is_counted::BOOLEAN,
   currency::TEXT,
   quantity::DECIMAL(18, 4),
@@ -117,6 +120,6 @@ FROM converted;
 
 @create_index(order_id, line_number, unique := TRUE);
 
-@create_index(product_id);
+@create_index(product_id, order_month);
 
 @create_index(order_date)

@@ -38,69 +38,54 @@ MODEL (
 
 WITH touched AS (
   SELECT
-    DATE_TRUNC('MONTH', order_date)::DATE AS month
-  FROM staging.order_touches
+    DATE_TRUNC('MONTH', order_date)::DATE AS month,
+    product_id
+  FROM staging.product_touches
   WHERE
-    @loaded() AND NOT order_date IS NULL
+    @loaded() AND NOT order_date IS NULL AND NOT product_id IS NULL
   UNION
   SELECT
-    DATE_TRUNC('MONTH', refund_date)::DATE AS month
-  FROM staging.refund_touches
-  WHERE
-    @loaded() AND NOT refund_date IS NULL
-  UNION
-  SELECT
-    turned.month
+    turned.month,
+    present.product_id
   FROM (
     @turned_months(marts.product_performance, revenue_rank, product_id)
   ) AS turned
-), days AS (
-  SELECT
-    date_day,
-    month,
-    is_month_complete AS is_complete
-  FROM marts.dim_dates
-  WHERE
-    @touched(month)
+  INNER JOIN marts.product_performance AS present
+    ON turned.month = present.month
 ), sales AS (
   SELECT
-    lines.product_id,
-    days.month,
-    days.is_complete,
-    SUM(CASE WHEN lines.is_first_of_product THEN 1 ELSE 0 END) AS orders,
-    SUM(lines.units) AS units,
-    SUM(lines.gross_revenue) AS gross_revenue,
-    SUM(lines.discounts) AS discounts,
-    SUM(lines.gross_revenue) - SUM(lines.discounts) AS net_sales
-  FROM days
-  INNER JOIN marts.fct_order_items AS lines
-    ON days.date_day = lines.order_date
+    product_id,
+    order_month AS month,
+    SUM(CASE WHEN is_first_of_product THEN 1 ELSE 0 END) AS orders,
+    SUM(units) AS units,
+    SUM(gross_revenue) AS gross_revenue,
+    SUM(discounts) AS discounts,
+    SUM(gross_revenue) - SUM(discounts) AS net_sales
+  FROM marts.fct_order_items
   WHERE
-    lines.is_counted
+    is_counted AND @touched((product_id, order_month), (product_id, month))
   GROUP BY
-    lines.product_id,
-    days.month,
-    days.is_complete
+    product_id,
+    order_month
 ), refunds AS (
   SELECT
     refunds.product_id,
     days.month,
-    days.is_complete,
     SUM(refunds.refunds) AS refunds
-  FROM days
+  FROM marts.dim_dates AS days
   INNER JOIN marts.fct_refunds AS refunds
     ON days.date_day = refunds.order_basis_date
   WHERE
-    refunds.is_counted AND NOT refunds.product_id IS NULL
+    refunds.is_counted
+    AND NOT refunds.product_id IS NULL
+    AND @touched((refunds.product_id, days.month))
   GROUP BY
     refunds.product_id,
-    days.month,
-    days.is_complete
-), joined AS (
+    days.month
+), products AS (
   SELECT
     COALESCE(sales.product_id, refunds.product_id) AS product_id,
     COALESCE(sales.month, refunds.month) AS month,
-    COALESCE(sales.is_complete, refunds.is_complete) AS is_complete,
     COALESCE(sales.orders, 0) AS orders,
     COALESCE(sales.units, 0) AS units,
     COALESCE(sales.gross_revenue, 0) AS gross_revenue,
@@ -111,20 +96,42 @@ WITH touched AS (
   FROM sales
   FULL OUTER JOIN refunds
     ON sales.product_id = refunds.product_id AND sales.month = refunds.month
+  UNION ALL
+  /* of the month's other products only the rank may be another now */
+  SELECT
+    present.product_id,
+    present.month,
+    present.orders,
+    present.units,
+    present.gross_revenue,
+    present.discounts,
+    present.net_sales,
+    present.refunds,
+    present.net_revenue
+  FROM marts.product_performance AS present
+  WHERE
+    @touched(present.month) AND NOT @touched((present.product_id, present.month))
+), months AS (
+  SELECT DISTINCT
+    month,
+    is_month_complete AS is_complete
+  FROM marts.dim_dates
 )
 SELECT
-  product_id::TEXT,
-  month::DATE,
-  is_complete::BOOLEAN,
-  orders::BIGINT,
-  units::DECIMAL(18, 4),
-  gross_revenue::DECIMAL(18, 4),
-  discounts::DECIMAL(18, 4),
-  net_sales::DECIMAL(18, 4),
-  refunds::DECIMAL(18, 4),
-  net_revenue::DECIMAL(18, 4),
-  RANK() OVER (PARTITION BY month ORDER BY net_revenue DESC)::BIGINT AS revenue_rank
-FROM joined;
+  products.product_id::TEXT,
+  products.month::DATE,
+  months.is_complete::BOOLEAN,
+  products.orders::BIGINT,
+  products.units::DECIMAL(18, 4),
+  products.gross_revenue::DECIMAL(18, 4),
+  products.discounts::DECIMAL(18, 4),
+  products.net_sales::DECIMAL(18, 4),
+  products.refunds::DECIMAL(18, 4),
+  products.net_revenue::DECIMAL(18, 4),
+  RANK() OVER (PARTITION BY products.month ORDER BY products.net_revenue DESC)::BIGINT AS revenue_rank
+FROM products
+INNER JOIN months
+  ON products.month = months.month;
 
 @create_index(product_id, month, unique := TRUE);
 
