@@ -135,4 +135,6 @@ INNER JOIN months
 
 @create_index(product_id, month, unique := TRUE);
 
-@create_index(month, revenue_rank, product_id)
+@create_index(month, revenue_rank, product_id);
+
+@create_index(month) /* PostgreSQL takes the index above for so dear that it would read the whole table for a dozen months */
