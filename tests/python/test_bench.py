@@ -12,7 +12,7 @@ from psycopg2.extensions import connection
 from sqlglot import exp
 
 from bench import contenders, parts, report
-from bench.derive import Index, Mart, derive
+from bench.derive import KEPT, Index, Mart, derive
 from bench.equality import require_equal
 from scripts import pipeline
 from scripts.errors import WarehouseError
@@ -76,6 +76,17 @@ def test_a_first_build_is_stored_in_the_order_of_ours(marts: list[Mart]) -> None
         name: ours[name] for name in sorts
     }
     assert any(sorts.values())
+
+
+def test_rows_that_a_model_takes_as_they_are_are_kept_before_they_are_deleted(marts: list[Mart], written: Path) -> None:
+    for mart in marts:
+        itself = {f"{table.db}.{table.name}" for table in (mart.full or exp.select()).find_all(exp.Table)}
+        assert mart.name not in itself
+    assert [mart.name for mart in marts if mart.keeps] == ["marts.product_performance"]
+    for path in ("hand/day.sql", "dbt/macros/touch_marts_product_performance.sql"):
+        steps = (written / path).read_text()
+        assert 0 < steps.index(f"CREATE TEMPORARY TABLE {KEPT} ") < steps.index("DELETE FROM", steps.index(KEPT))
+    assert re.search(rf"FROM {KEPT} AS ", (written / "dbt/models/marts_product_performance.sql").read_text())
 
 
 def test_by_hand_every_model_is_built_and_brought_up_to_date(
