@@ -44,14 +44,13 @@ WITH touched AS (
   WHERE
     @loaded() AND NOT order_date IS NULL AND NOT product_id IS NULL
   UNION
+  /* no product of it is summed anew */
   SELECT
     turned.month,
-    present.product_id
+    '' AS product_id
   FROM (
     @turned_months(marts.product_performance, revenue_rank, product_id)
   ) AS turned
-  INNER JOIN marts.product_performance AS present
-    ON turned.month = present.month
 ), sales AS (
   SELECT
     product_id,
@@ -78,6 +77,7 @@ WITH touched AS (
   WHERE
     refunds.is_counted
     AND NOT refunds.product_id IS NULL
+    AND @touched(days.month)
     AND @touched((refunds.product_id, days.month))
   GROUP BY
     refunds.product_id,
@@ -97,7 +97,7 @@ WITH touched AS (
   FULL OUTER JOIN refunds
     ON sales.product_id = refunds.product_id AND sales.month = refunds.month
   UNION ALL
-  /* of the month's other products only the rank may be another now */
+  /* of the month's other products only the rank may be another now, and whether it is over */
   SELECT
     present.product_id,
     present.month,
