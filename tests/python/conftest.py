@@ -69,7 +69,7 @@ class Home:
     def run(self, *args: str, code: int = 0, **extra: str) -> str:
         """Run `python -m scripts ARGS` to its end; it must end with `code` and without a stack trace."""
         process = self.start(*args, **extra)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == code, output
         assert "Traceback" not in output
         return output
