@@ -19,6 +19,7 @@ from sqlmesh.core.model import Model
 from macros.create_index import declared_indexes
 from macros.touched import TOUCHED
 from materializations.replace_touched import ReplaceTouched, clustered, pop_touched
+from scripts.adapter import no_rows
 from scripts.errors import Exit, WarehouseError
 
 KEPT = "kept"
@@ -116,11 +117,7 @@ def _derived(model: Model) -> Mart:
         raise _unknown(name, f"is of kind {model.kind.name}, which the benchmark cannot express")
     full = _rendered(model, runtime_stage=RuntimeStage.EVALUATING, engine_adapter=_NoTable())
     pop_touched(full)
-    _instead_of_itself(
-        full,
-        name,
-        exp.select(*(exp.cast(exp.null(), dtype).as_(column) for column, dtype in types.items())).limit(0).subquery(),
-    )
+    _instead_of_itself(full, name, no_rows(types).subquery())
     increment = _rendered(model)
     touched = pop_touched(increment)
     _instead_of_itself(increment, name, exp.to_table(KEPT))

@@ -144,6 +144,12 @@ def _engine() -> duckdb.DuckDBPyConnection:
     return engine
 
 
+def no_rows(types: ColumnTypes) -> exp.Select:
+    """A query of these columns that returns nothing."""
+    columns = (exp.cast(exp.null(), dtype).as_(name, quoted=True) for name, dtype in types.items())
+    return exp.select(*columns).where(exp.false())
+
+
 class FrameQuery(SourceQuery):
     """A DataFrame, which SQLMesh finds in a temporary table once it enters."""
 
@@ -168,9 +174,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
         **kwargs: Any,
     ) -> list[SourceQuery]:
         if isinstance(query_or_df, pd.DataFrame) and query_or_df.empty and target_columns_to_types:
-            nothing = exp.select(
-                *(exp.cast(exp.null(), dtype).as_(name, quoted=True) for name, dtype in target_columns_to_types.items())
-            ).where(exp.false())
+            nothing = no_rows(target_columns_to_types)
             return [SourceQuery(query_factory=lambda: nothing)]
         return super()._get_source_queries(query_or_df, target_columns_to_types, target_table, **kwargs)
 

@@ -43,12 +43,16 @@ def test_a_run_stores_what_is_written_and_all_else_sees_types(stage: RuntimeStag
 
 
 @pytest.mark.parametrize("stage", RuntimeStage)
-def test_physical_tables_take_the_place_of_names_however_they_are_written(stage: RuntimeStage) -> None:
+def test_physical_tables_take_the_place_of_names_however_they_are_written(
+    stage: RuntimeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the query, and where a macro asks for it, which has not been normalized."""
     model: Any = load_sql_based_model(
         parse("MODEL (name marts.one, dialect postgres); SELECT Here.A FROM Marts.Other AS Here"),
         default_catalog="db",
     )
+    original = inspect.unwrap(BaseExpressionRenderer._resolve_tables)
+    monkeypatch.setattr(BaseExpressionRenderer, "_resolve_tables", renderer._resolve_tables(original))
     mapping = {'"db"."marts"."other"': "db.physical.other__1"}
     made = model._query_renderer
     query = made.render(start="2026-03-01", table_mapping=mapping, runtime_stage=stage)

@@ -77,7 +77,7 @@ WITH touched AS (
   WHERE
     refunds.is_counted
     AND NOT refunds.product_id IS NULL
-    AND @touched(days.month)
+    AND /* for the index by day */ @touched(days.month)
     AND @touched((refunds.product_id, days.month))
   GROUP BY
     refunds.product_id,
