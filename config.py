@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlmesh.core.config import Config, load_config_from_yaml
 from sqlmesh.utils.errors import ConfigError
 
-from scripts import adapter, evaluator, guard, recorder, renderer
+from scripts import adapter, evaluator, guard, recorder, renderer, snapshot_cache
 from scripts.errors import WarehouseError
 from scripts.settings import export_environment
 
@@ -19,6 +19,7 @@ evaluator.register()
 recorder.register()
 renderer.register()
 guard.register()
+snapshot_cache.register()
 warnings.filterwarnings("ignore", module=r"sqlmesh\.")  # of its own use of pandas, pages of them
 config = Config(
     **{

@@ -1,0 +1,53 @@
+"""SQLMesh's cache of snapshots, checked against the state: it is kept in the project's folder, by fingerprint alone.
+
+The same model can have one physical table in one warehouse and another in the next, or again after the janitor forgot
+it: a change that needs no new table keeps the old one where there is one. Stock SQLMesh takes what it finds in the
+cache, and a run then fills tables that no view reads. `make test` and a second WAREHOUSE_HOME share the folder.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlglot import exp
+from sqlmesh.core.snapshot import Snapshot, SnapshotId, SnapshotIdLike
+from sqlmesh.core.state_sync.db.snapshot import SnapshotState
+from sqlmesh.core.state_sync.db.utils import fetchall, snapshot_id_filter
+
+Found = dict[SnapshotId, Snapshot]
+
+
+def _get_snapshots(original: Callable[..., Found]) -> Callable[..., Found]:
+    @functools.wraps(original)
+    def get_snapshots(
+        self: SnapshotState, snapshot_ids: Iterable[SnapshotIdLike], lock_for_update: bool = False
+    ) -> Found:
+        ids = list(snapshot_ids)
+        found = original(self, ids, lock_for_update)
+        stale = _stale(self, found)
+        for snapshot_id in stale:
+            cache = self._snapshot_cache
+            cache._snapshot_cache._cache_entry_path(cache._entry_name(snapshot_id)).unlink(missing_ok=True)
+        return original(self, ids, lock_for_update) if stale else found
+
+    return get_snapshots
+
+
+def _stale(state: SnapshotState, found: Found) -> list[SnapshotId]:
+    """Which of the snapshots found have other tables in the state."""
+    versions: dict[SnapshotId, Any] = {}
+    for where in snapshot_id_filter(state.engine_adapter, found, batch_size=state.SNAPSHOT_BATCH_SIZE):
+        query = exp.select("name", "identifier", "version", "dev_version").from_(state.snapshots_table).where(where)
+        for name, identifier, *tables in fetchall(state.engine_adapter, query):
+            versions[SnapshotId(name=name, identifier=identifier)] = tables
+    return [
+        snapshot_id
+        for snapshot_id, snapshot in found.items()
+        if [snapshot.version, snapshot.dev_version] != versions.get(snapshot_id)
+    ]
+
+
+def register() -> None:
+    """Make SQLMesh check its cache; without effect the second time."""
+    if not hasattr(SnapshotState._get_snapshots, "__wrapped__"):
+        SnapshotState._get_snapshots = _get_snapshots(SnapshotState._get_snapshots)  # type: ignore[method-assign]
