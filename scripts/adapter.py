@@ -1,5 +1,6 @@
 """SQLMesh's Postgres adapter, with five things it leaves open. It touches SQLMesh's private methods, as do
-materializations/ and scripts/renderer.py; tests/python/test_adapter.py fails when they move, and test_renderer.py.
+materializations/, scripts/renderer.py and scripts/snapshot_cache.py. When they move, test_adapter.py, test_renderer.py
+and test_snapshot_cache.py in tests/python fail.
 
 1. DataFrames go in by COPY, straight into a table of their types, else by way of a temporary one. Stock SQLMesh builds
    them as VALUES in syntax trees: 36 s of CPU per 100,000 rows.
