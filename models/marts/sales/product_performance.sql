@@ -67,21 +67,27 @@ WITH touched AS (
     product_id,
     order_month
 ), refunds AS (
+  /* summed before products are asked for: else each is looked up on each day of its month */
   SELECT
-    refunds.product_id,
-    days.month,
-    SUM(refunds.refunds) AS refunds
-  FROM marts.dim_dates AS days
-  INNER JOIN marts.fct_refunds AS refunds
-    ON days.date_day = refunds.order_basis_date
+    months.product_id,
+    months.month,
+    months.refunds
+  FROM (
+    SELECT
+      refunds.product_id,
+      days.month,
+      SUM(refunds.refunds) AS refunds
+    FROM marts.dim_dates AS days
+    INNER JOIN marts.fct_refunds AS refunds
+      ON days.date_day = refunds.order_basis_date
+    WHERE
+      refunds.is_counted AND NOT refunds.product_id IS NULL AND @touched(days.month)
+    GROUP BY
+      refunds.product_id,
+      days.month
+  ) AS months
   WHERE
-    refunds.is_counted
-    AND NOT refunds.product_id IS NULL
-    AND /* for the index by day */ @touched(days.month)
-    AND @touched((refunds.product_id, days.month))
-  GROUP BY
-    refunds.product_id,
-    days.month
+    @touched((months.product_id, months.month))
 ), products AS (
   SELECT
     COALESCE(sales.product_id, refunds.product_id) AS product_id,
