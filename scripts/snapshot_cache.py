@@ -13,8 +13,12 @@ from sqlglot import exp
 from sqlmesh.core.snapshot import Snapshot, SnapshotId, SnapshotIdLike
 from sqlmesh.core.state_sync.db.snapshot import SnapshotState
 from sqlmesh.core.state_sync.db.utils import fetchall, snapshot_id_filter
+from sqlmesh.utils.errors import SQLMeshError
 
 Found = dict[SnapshotId, Snapshot]
+
+ATTEMPTS = 3
+"""Another warehouse's process may write its entry again between our throwing it away and our reading."""
 
 
 def _get_snapshots(original: Callable[..., Found]) -> Callable[..., Found]:
@@ -23,12 +27,17 @@ def _get_snapshots(original: Callable[..., Found]) -> Callable[..., Found]:
         self: SnapshotState, snapshot_ids: Iterable[SnapshotIdLike], lock_for_update: bool = False
     ) -> Found:
         ids = list(snapshot_ids)
-        found = original(self, ids, lock_for_update)
-        stale = _stale(self, found)
-        for snapshot_id in stale:
-            cache = self._snapshot_cache
-            cache._snapshot_cache._cache_entry_path(cache._entry_name(snapshot_id)).unlink(missing_ok=True)
-        return original(self, ids, lock_for_update) if stale else found
+        for _ in range(ATTEMPTS):
+            found = original(self, ids, lock_for_update)
+            stale = _stale(self, found)
+            if not stale:
+                return found
+            for snapshot_id in stale:
+                cache = self._snapshot_cache
+                cache._snapshot_cache._cache_entry_path(cache._entry_name(snapshot_id)).unlink(missing_ok=True)
+        raise SQLMeshError(
+            "other warehouses of this folder change its .cache all the time; run again when they are done"
+        )
 
     return get_snapshots
 
