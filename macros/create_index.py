@@ -37,7 +37,7 @@ def create_index(evaluator: MacroEvaluator, *columns: exp.Expr, unique: exp.Expr
         .where(exp.column("schemaname").eq(table.db), exp.column("indexname").eq(index.name))
     )
     adapter = evaluator.engine_adapter
-    if not adapter.table_exists(table) or adapter.fetchone(found) is not None:
+    if adapter.fetchone(found) is not None or not adapter.table_exists(table):
         return None
     return exp.Create(
         this=exp.Index(

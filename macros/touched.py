@@ -13,9 +13,9 @@ TOUCHED = "touched"
 
 IS_EMPTY = "is_empty"  # of the evaluator's locals
 
-REPLACED_KEY = {
-    "postgres": "SELECT attname FROM pg_attribute WHERE attrelid = TO_REGCLASS('pg_temp.touched') AND attnum = 1",
-    "duckdb": "SELECT column_name FROM duckdb_columns() WHERE database_name = 'temp' AND table_name = 'touched'",
+FIRST_COLUMN = {
+    "postgres": "SELECT attname FROM pg_attribute WHERE attrelid = TO_REGCLASS('pg_temp.{name}') AND attnum = 1",
+    "duckdb": "SELECT column_name FROM duckdb_columns() WHERE database_name = 'temp' AND table_name = '{name}'",
 }
 
 
@@ -69,5 +69,10 @@ def _is_empty(evaluator: MacroEvaluator) -> bool:
 
 def replaced_key(adapter: Any) -> str | None:
     """Name of the key that this transaction has replaced rows by; None where it has not, or not only those."""
-    found = adapter.fetchone(REPLACED_KEY[adapter.dialect])
+    return first_column(adapter, TOUCHED)
+
+
+def first_column(adapter: Any, name: str) -> str | None:
+    """Of a temporary table of this session; None where there is no such table."""
+    found = adapter.fetchone(FIRST_COLUMN[adapter.dialect].format(name=name))
     return found and str(found[0])

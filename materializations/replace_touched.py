@@ -1,5 +1,6 @@
 """Kind of every incremental model: recompute the keys that loads touched, and replace them in one transaction."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,7 +9,7 @@ from sqlmesh import CustomMaterialization
 from sqlmesh.core.model import CustomKind, Model
 from sqlmesh.utils.errors import ConfigError
 
-from macros.touched import TOUCHED
+from macros.touched import TOUCHED, first_column
 
 RECOMPUTED = "recomputed"
 
@@ -50,7 +51,7 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
                 self._analyze(table_name)
             return
         with self.adapter.transaction():
-            self._keep(TOUCHED, touched)
+            self._keep(TOUCHED, self._asked_once(touched, render_kwargs["execution_time"]))
             if self.adapter.fetchone(exp.select("1").from_(TOUCHED).limit(1)) is None:
                 return
             columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
@@ -74,6 +75,26 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
                 target_columns_to_types=columns,
             )
             self.adapter.drop_table(RECOMPUTED)
+
+    def _asked_once(self, touched: exp.Query, execution_time: Any) -> exp.Query:
+        """Read views of touches once a session: what an interval touched is the same for every model of a run.
+
+        A view `..._touches` reads only what is finished before any model that reads it begins. It is kept by its name,
+        the interval and the run; a run is known by its `execution_time`.
+        """
+        for loaded in list(touched.find_all(exp.Between)):
+            if loaded.this.name != "_loaded_at":
+                continue
+            select = loaded.find_ancestor(exp.Select)
+            assert select
+            for source in (select.args["from_"].this, *(join.this for join in select.args.get("joins") or ())):
+                if isinstance(source, exp.Table) and "_touches" in source.name:
+                    rows = exp.select("*").from_(exp.table_(source.this, source.args.get("db"))).where(loaded)
+                    name = _name_in_run(source.name, rows, execution_time)
+                    if first_column(self.adapter, name) is None:
+                        self._keep(name, rows)
+                    source.replace(exp.alias_(exp.to_table(name), source.alias_or_name, table=True))
+        return touched
 
     def _is_same(self, model: Model, columns: list[str]) -> exp.Expr:
         """That a row of `this` and one of `new` agree in all columns; by equality in the grain, which can be hashed."""
@@ -136,6 +157,11 @@ def pop_touched(query: exp.Query) -> exp.Query | None:
 def clustered(query: exp.Query, model: Model) -> exp.Query:
     """The query in the order in which a first insert stores its rows: that of `clustered_by`, if there is one."""
     return query.order_by(*model.clustered_by) if model.clustered_by else query
+
+
+def _name_in_run(table: str, rows: exp.Query, execution_time: Any) -> str:
+    digest = hashlib.md5(f"{rows.sql()} {execution_time}".encode(), usedforsecurity=False).hexdigest()[:8]
+    return f"{table[:50]}_{digest}"
 
 
 def _grain(model: Model) -> list[str]:

@@ -16,7 +16,7 @@ MODEL (
   ),
   audits (
     grain_is_unique(columns := (recency_score, frequency_score, monetary_score, segment)),
-    revenue_reconciles(facts := ml.customer_segments, total := orders + net_revenue)
+    revenue_reconciles(facts := ml.customer_segments, totals := (orders, net_revenue))
   )
 );
 

@@ -42,7 +42,7 @@ MODEL (
     foreign_key_holds(column := order_date, parent := marts.dim_dates, key := date_day),
     revenue_consistency,
     revenue_reconciles(facts := marts.fct_order_items),
-    revenue_reconciles(facts := marts.fct_refunds, total := refunds, condition := NOT order_id IS NULL)
+    revenue_reconciles(facts := marts.fct_refunds, totals := refunds, condition := NOT order_id IS NULL)
   )
 );
 

@@ -20,7 +20,7 @@ MODEL (
   audits (
     grain_is_unique(columns := (cohort_month, months_since)),
     retention_consistency,
-    revenue_reconciles(facts := marts.new_vs_returning, total := customers)
+    revenue_reconciles(facts := marts.new_vs_returning, totals := customers)
   )
 );
 

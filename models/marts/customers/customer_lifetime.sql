@@ -32,8 +32,7 @@ MODEL (
     grain_is_unique(columns := customer_id),
     foreign_key_holds(column := customer_id, parent := marts.dim_customers, key := customer_id),
     revenue_consistency,
-    revenue_reconciles(facts := marts.customer_metrics),
-    revenue_reconciles(facts := marts.customer_metrics, total := refunds)
+    revenue_reconciles(facts := marts.customer_metrics, totals := (net_sales, refunds))
   )
 );
 

@@ -26,7 +26,7 @@ MODEL (
     revenue_consistency,
     revenue_spike,
     revenue_reconciles(facts := marts.fct_orders),
-    revenue_reconciles(facts := marts.fct_refunds, total := refunds, by := refund_date)
+    revenue_reconciles(facts := marts.fct_refunds, totals := refunds, by := refund_date)
   )
 );
 

@@ -25,8 +25,7 @@ MODEL (
   audits (
     grain_is_unique(columns := month),
     revenue_consistency,
-    revenue_reconciles(facts := marts.daily_revenue, by := order_date),
-    revenue_reconciles(facts := marts.daily_revenue, total := refunds, by := order_date)
+    revenue_reconciles(facts := marts.daily_revenue, totals := (net_sales, refunds), by := order_date)
   )
 );
 

@@ -29,7 +29,7 @@ MODEL (
     revenue_reconciles(facts := marts.daily_revenue, by := order_date),
     revenue_reconciles(
       facts := marts.fct_refunds,
-      total := refunds,
+      totals := refunds,
       condition := NOT product_id IS NULL,
       by := order_basis_date
     )

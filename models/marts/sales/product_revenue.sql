@@ -26,8 +26,7 @@ MODEL (
     grain_is_unique(columns := product_id),
     foreign_key_holds(column := product_id, parent := marts.dim_products, key := product_id),
     revenue_consistency,
-    revenue_reconciles(facts := marts.product_performance),
-    revenue_reconciles(facts := marts.product_performance, total := refunds)
+    revenue_reconciles(facts := marts.product_performance, totals := (net_sales, refunds))
   )
 );
 

@@ -26,7 +26,7 @@ MODEL (
   audits (
     grain_is_unique(columns := (customer_id, month)),
     foreign_key_holds(column := customer_id, parent := marts.dim_customers, key := customer_id),
-    revenue_reconciles(facts := marts.customer_metrics, total := refunds)
+    revenue_reconciles(facts := marts.customer_metrics, totals := refunds)
   )
 );
 
