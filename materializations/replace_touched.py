@@ -54,7 +54,7 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
             self._keep(TOUCHED, self._asked_once(touched, render_kwargs["execution_time"]))
             if self.adapter.fetchone(exp.select("1").from_(TOUCHED).limit(1)) is None:
                 return
-            columns, _ = self._get_target_and_source_columns(model, table_name, render_kwargs=render_kwargs)
+            columns = self.adapter.columns(table_name)  # the model's would be inferred from its query
             self._keep(
                 RECOMPUTED, exp.select(*_columns(columns)).from_(query.subquery("rows", copy=False)), _grain(model)
             )

@@ -16,9 +16,8 @@ import os
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 import psycopg2
@@ -37,6 +36,9 @@ from sqlmesh.utils.errors import SQLMeshError
 
 from scripts import guard
 from scripts.settings import HASHING, explain, export_environment, hashing_options, hmac_pads
+
+if TYPE_CHECKING:
+    import duckdb
 
 CHUNK_ROWS = 50_000
 """Rows that are encoded at a time: what a frame takes beside itself."""
@@ -107,7 +109,7 @@ def _texts(series: "pd.Series[Any]", dtype: exp.DataType) -> list[str | None]:
     return [None if none else encode(one) for one, none in zip(series, series.isna(), strict=True)]
 
 
-def write_csv(engine: duckdb.DuckDBPyConnection, frame: pd.DataFrame, types: ColumnTypes, path: str) -> None:
+def write_csv(engine: "duckdb.DuckDBPyConnection", frame: pd.DataFrame, types: ColumnTypes, path: str) -> None:
     """Write the rows as CSV: text in quotes, and nothing for NULL, NaN, NaT and NA.
 
     DuckDB writes the usual types; of the others Python makes texts first, value by value.
@@ -146,8 +148,10 @@ def write_csv(engine: duckdb.DuckDBPyConnection, frame: pd.DataFrame, types: Col
 
 
 @cache
-def _engine() -> duckdb.DuckDBPyConnection:
-    """DuckDB, opened once: SQLMesh writes many frames of one row into its state."""
+def _engine() -> "duckdb.DuckDBPyConnection":
+    """DuckDB, opened once, and only by runs that have many rows to write."""
+    import duckdb
+
     engine = duckdb.connect(config={"threads": 1, "pandas_analyze_sample": 0})
     engine.execute("SET GLOBAL TimeZone = 'UTC'")
     return engine
@@ -379,7 +383,7 @@ class SecondConnection(DuckDBConnectionConfig):
     def _cursor_init(self) -> Callable[[Any], None]:
         init = super()._cursor_init
 
-        def with_key(cursor: duckdb.DuckDBPyConnection) -> None:
+        def with_key(cursor: "duckdb.DuckDBPyConnection") -> None:
             if init:
                 init(cursor)
             if not (pads := hmac_pads()):

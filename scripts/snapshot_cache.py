@@ -1,15 +1,21 @@
-"""SQLMesh's cache of snapshots, checked against the state: it is kept in the project's folder, by fingerprint alone.
+"""SQLMesh's cache of snapshots, which is kept in the project's folder, by fingerprint alone; with two differences.
 
-The same model can have one physical table in one warehouse and another in the next, or again after the janitor forgot
-it: a change that needs no new table keeps the old one where there is one. Stock SQLMesh takes what it finds in the
-cache, and a run then fills tables that no view reads. `make test` and a second WAREHOUSE_HOME share the folder.
+1. It is checked against the state. The same model can have one physical table in one warehouse and another in the next,
+or again after the janitor forgot it: a change that needs no new table keeps the old one where there is one. Stock
+SQLMesh takes what it finds in the cache, and a run then fills tables that no view reads. `make test` and a second
+WAREHOUSE_HOME share the folder.
+2. Queries in SQLMesh's canonical form are not read with it: a run executes what is written (scripts/renderer.py), and a
+tenth of its CPU time was their reading. What needs one makes it when it is asked for.
 """
 
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import sqlmesh.core.snapshot.cache as sqlmesh_cache
 from sqlglot import exp
+from sqlmesh.core.model import Model
+from sqlmesh.core.model.cache import OptimizedQueryCache
 from sqlmesh.core.snapshot import Snapshot, SnapshotId, SnapshotIdLike
 from sqlmesh.core.state_sync.db.snapshot import SnapshotState
 from sqlmesh.core.state_sync.db.utils import fetchall, snapshot_id_filter
@@ -56,7 +62,16 @@ def _stale(state: SnapshotState, found: Found) -> list[SnapshotId]:
     ]
 
 
+class _NoQueries(OptimizedQueryCache):
+    def with_optimized_query(self, model: Model, name: str | None = None) -> bool:
+        return False
+
+    def put(self, model: Model) -> str | None:
+        return None
+
+
 def register() -> None:
-    """Make SQLMesh check its cache; without effect the second time."""
+    """Make SQLMesh's cache so; without effect the second time."""
+    sqlmesh_cache.OptimizedQueryCache = _NoQueries  # type: ignore[attr-defined]
     if not hasattr(SnapshotState._get_snapshots, "__wrapped__"):
         SnapshotState._get_snapshots = _get_snapshots(SnapshotState._get_snapshots)  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ import pytest
 from sqlmesh.core.config import DuckDBConnectionConfig
 from sqlmesh.core.dialect import parse
 from sqlmesh.core.model import load_sql_based_model
+from sqlmesh.core.model.cache import OptimizedQueryCache
 from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory, SnapshotId
 from sqlmesh.core.state_sync.db import EngineAdapterStateSync
 from sqlmesh.core.state_sync.db.snapshot import SnapshotState
@@ -92,6 +93,19 @@ def test_a_snapshot_that_the_state_does_not_know_is_none(tmp_path: Path, is_chec
     first.push_snapshots([snapshot])
     assert second.get_snapshots([snapshot.snapshot_id]) == {}
     assert second.get_snapshots([]) == {}
+
+
+def test_queries_in_canonical_form_are_made_when_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stock SQLMesh stores and reads one for each model; should it cease to, the class can go."""
+    for name, cache, expected in (("stock", OptimizedQueryCache, 1), ("ours", snapshot_cache._NoQueries, 0)):
+        monkeypatch.setattr("sqlmesh.core.snapshot.cache.OptimizedQueryCache", cache)
+        state, snapshot = _state(tmp_path / name), _snapshot("a")
+        state.push_snapshots([snapshot])
+        found = state.get_snapshots([snapshot.snapshot_id])[snapshot.snapshot_id]
+        assert len([*(tmp_path / name).glob("optimized_query*")]) == expected
+        assert found.model.columns_to_types == snapshot.model.columns_to_types != {}
 
 
 def test_every_command_checks(server: Home) -> None:
