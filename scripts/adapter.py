@@ -2,8 +2,8 @@
 materializations/, scripts/renderer.py and scripts/snapshot_cache.py. When they move, test_adapter.py, test_renderer.py
 and test_snapshot_cache.py in tests/python fail.
 
-1. DataFrames go in by COPY, straight into a table of their types, else by way of a temporary one. Stock SQLMesh builds
-   them as VALUES in syntax trees: 36 s of CPU per 100,000 rows.
+1. DataFrames go in by COPY, straight into a table of their types, else by way of a temporary one; a few rows by INSERT.
+   Stock SQLMesh builds them as VALUES in syntax trees: 36 s of CPU per 100,000 rows.
 2. Views are replaced in place where their columns allow, and what others have built on them is made again where not
    (scripts/guard.py), so that the views and grants of analysts survive a promotion.
 3. An empty DataFrame is a result with no rows, not an error.
@@ -205,7 +205,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
 
         def fill() -> None:
             self._create_table_from_columns(temp_table, types, exists=False, table_kind="TEMPORARY TABLE")
-            self._copy(df, temp_table, types)
+            self._write(df, temp_table, types)
 
         return [
             FrameQuery(
@@ -224,7 +224,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
         track_rows_processed: bool = True,
     ) -> None:
         if frame := self._frame_that_fits(table_name, source_queries, target_columns_to_types):
-            self._copy(*frame, track_rows_processed)
+            self._write(*frame, track_rows_processed)
         else:
             super()._insert_append_source_queries(
                 table_name, source_queries, target_columns_to_types, track_rows_processed
@@ -243,7 +243,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
         if frame and where is None:
             with self.transaction():
                 self.delete_from(table_name, where=exp.true())
-                self._copy(*frame, track_rows_processed=True)
+                self._write(*frame, track_rows_processed=True)
         else:
             super()._insert_overwrite_by_condition(
                 table_name, source_queries, target_columns_to_types, where, *args, **kwargs
@@ -260,20 +260,23 @@ class WarehouseAdapter(PostgresEngineAdapter):
         fits = all(name in frame and has.get(name) == dtype for name, dtype in types.items())
         return (frame, table, types) if fits else None
 
-    def _copy(
+    def _write(
         self, frame: pd.DataFrame, table: exp.Table, types: ColumnTypes, track_rows_processed: bool = False
     ) -> None:
-        """COPY `frame` into a table, while it is encoded a chunk at a time; a few rows as they are."""
+        """Append the rows of `frame` to a table."""
         columns = ", ".join(exp.to_identifier(name, quoted=True).sql(self.dialect) for name in types)
         target = f"{table.sql(self.dialect, identify=True)} ({columns})"
-        if len(frame) <= FEW_ROWS:
-            rows = zip(*(_texts(frame[name], dtype) for name, dtype in types.items()), strict=True)
-            with self.transaction():
+        with self.transaction():
+            if len(frame) <= FEW_ROWS:
+                rows = zip(*(_texts(frame[name], dtype) for name, dtype in types.items()), strict=True)
                 execute_values(self.cursor, f"INSERT INTO {target} VALUES %s", rows)
-                if track_rows_processed:
-                    self._record_execution_stats(f"INSERT INTO {target}", len(frame))
-            return
-        statement = f"COPY {target} FROM STDIN (FORMAT csv)"
+            else:
+                self._copy(frame, types, f"COPY {target} FROM STDIN (FORMAT csv)")
+            if track_rows_processed:
+                self._record_execution_stats(target, len(frame))
+
+    def _copy(self, frame: pd.DataFrame, types: ColumnTypes, statement: str) -> None:
+        """COPY `frame`, while it is encoded a chunk at a time."""
         failures: list[BaseException] = []
 
         def encode(writer: int) -> None:
@@ -288,19 +291,16 @@ class WarehouseAdapter(PostgresEngineAdapter):
             finally:
                 os.close(writer)
 
-        with self.transaction():
-            reader, writer = os.pipe()
-            thread = threading.Thread(target=encode, args=(writer,))
-            thread.start()
-            try:
-                with open(reader, "rb", buffering=0) as source:  # closed, it stops a writer whose rows are refused
-                    self.cursor.copy_expert(statement, source, 1 << 18)
-            finally:
-                thread.join()
-            if failures:  # the rows came to an early end
-                raise failures[0]
-            if track_rows_processed:
-                self._record_execution_stats(statement, len(frame))
+        reader, writer = os.pipe()
+        thread = threading.Thread(target=encode, args=(writer,))
+        thread.start()
+        try:
+            with open(reader, "rb", buffering=0) as source:  # closed, it stops a writer whose rows are refused
+                self.cursor.copy_expert(statement, source, 1 << 18)
+        finally:
+            thread.join()
+        if failures:  # the rows came to an early end
+            raise failures[0]
 
     def columns(self, table_name: Any, include_pseudo_columns: bool = False) -> ColumnTypes:
         """Names and types of a table's columns; asked before every audit, so without a syntax tree for the question."""
