@@ -117,10 +117,4 @@ SELECT
   monetary_score::INT
 FROM scores;
 
-@create_index(customer_id, unique := TRUE);
-
-@create_index(recency_score, last_order_date);
-
-@create_index(frequency_score, orders);
-
-@create_index(monetary_score, net_revenue)
+@create_index(customer_id, unique := TRUE)

@@ -25,11 +25,27 @@ MODEL (
 WITH touched AS (
   SELECT
     customer_id
-  FROM staging.customer_touches
+  FROM staging.customer_versions
+  WHERE
+    @loaded()
+  UNION
+  SELECT
+    customer_id
+  FROM staging.order_touches
   WHERE
     @loaded() AND NOT customer_id IS NULL
-  GROUP BY
+  UNION
+  SELECT
     customer_id
+  FROM staging.refund_touches
+  WHERE
+    @loaded() AND NOT customer_id IS NULL
+  UNION
+  SELECT
+    customer_id
+  FROM staging.ticket_touches
+  WHERE
+    @loaded() AND NOT customer_id IS NULL
 ), known AS (
   SELECT
     customer_id,

@@ -33,7 +33,19 @@ MODEL (
 WITH touched AS (
   SELECT
     customer_id
-  FROM staging.customer_touches
+  FROM staging.order_touches
+  WHERE
+    @loaded() AND NOT customer_id IS NULL
+  UNION
+  SELECT
+    customer_id
+  FROM staging.refund_touches
+  WHERE
+    @loaded() AND NOT customer_id IS NULL
+  UNION
+  SELECT
+    customer_id
+  FROM staging.ticket_touches
   WHERE
     @loaded() AND NOT customer_id IS NULL
   UNION
