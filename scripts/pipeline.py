@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sqlmesh.core.snapshot import Snapshot, SnapshotId
     from sqlmesh.utils.errors import AuditError
 
+os.environ.setdefault("MAX_FORK_WORKERS", "1")  # of SQLMesh, read when it is imported: forks cost a second of CPU
+
 PROD = "prod"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -79,7 +81,6 @@ def _open() -> "Context":
     export_environment()
     _ask("SELECT TRUE")
     connect("sqlmesh_state_user").close()  # says what is wrong with the server, and at once
-    os.environ.setdefault("MAX_FORK_WORKERS", "1")  # of SQLMesh: forking costs a project of this size a second of CPU
     from sqlmesh import Context, configure_logging  # 2 s of import, only for the commands that need it
     from sqlmesh.core.console import configure_console
 

@@ -3,7 +3,8 @@
 1. What is stored or audited is the query as it is written. Stock SQLMesh qualifies its names, infers types and
    simplifies it anew for every run; plans, lint and unit tests, which need that, still have it.
 2. Names are normalized and quoted once. Stock SQLMesh does it again when it puts physical tables in their place.
-3. A macro's source is compiled once per process. Stock SQLMesh does it for every query and every audit.
+3. A macro's source is compiled once per process. Stock SQLMesh does it for every query, every audit, and every model's
+   signals, even where there are none.
 """
 
 import functools
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlmesh.core.macros as sqlmesh_macros
+import sqlmesh.core.model.definition as sqlmesh_definition
 from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.renderer import BaseExpressionRenderer, QueryRenderer
 
@@ -73,4 +75,5 @@ def register() -> None:
         QueryRenderer.render = _render(QueryRenderer.render)  # type: ignore[method-assign]
         resolve = _resolve_tables(BaseExpressionRenderer._resolve_tables)
         BaseExpressionRenderer._resolve_tables = resolve  # type: ignore[method-assign]
-        sqlmesh_macros.prepare_env = _prepare_env(sqlmesh_macros.prepare_env)  # type: ignore[attr-defined]
+        prepare_env = _prepare_env(sqlmesh_macros.prepare_env)  # type: ignore[attr-defined]
+        sqlmesh_macros.prepare_env = sqlmesh_definition.prepare_env = prepare_env  # type: ignore[attr-defined]

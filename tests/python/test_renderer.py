@@ -1,6 +1,9 @@
 """What SQLMesh must still do for a run to render what it needs and no more (scripts/renderer.py)."""
 
 import inspect
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -8,11 +11,12 @@ import sqlmesh.core.macros as sqlmesh_macros
 from sqlglot import exp, parse_one
 from sqlmesh.core.dialect import parse
 from sqlmesh.core.macros import MacroEvaluator, RuntimeStage
-from sqlmesh.core.model import load_sql_based_model
+from sqlmesh.core.model import SqlModel, load_sql_based_model
 from sqlmesh.core.renderer import BaseExpressionRenderer, QueryRenderer
 from sqlmesh.utils.metaprogramming import Executable, ExecutableKind
 
 from scripts import renderer
+from scripts.settings import ROOT
 
 
 def test_the_methods_are_where_they_were() -> None:
@@ -22,6 +26,16 @@ def test_the_methods_are_where_they_were() -> None:
     assert "if self._normalize_identifiers" in inspect.getsource(BaseExpressionRenderer._normalize_and_quote)
     assert list(inspect.signature(inspect.unwrap(sqlmesh_macros.prepare_env)).parameters) == ["python_env", "env"]  # type: ignore[attr-defined]
     assert "prepare_env(self.python_env, self.env)" in inspect.getsource(MacroEvaluator.__init__)
+    assert "prepare_env(python_env)" in inspect.getsource(SqlModel.render_signal_calls)
+
+
+def test_a_command_does_not_fork() -> None:
+    """SQLMesh reads the setting while it is imported, so that it must stand before."""
+    code = "from scripts import pipeline; from sqlmesh.core.constants import MAX_FORK_WORKERS as n; print(n)"
+    environment = {name: value for name, value in os.environ.items() if name != "MAX_FORK_WORKERS"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.parametrize("stage", RuntimeStage)
