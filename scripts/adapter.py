@@ -269,7 +269,7 @@ class WarehouseAdapter(PostgresEngineAdapter):
         with self.transaction():
             if len(frame) <= FEW_ROWS:
                 rows = zip(*(_texts(frame[name], dtype) for name, dtype in types.items()), strict=True)
-                execute_values(self.cursor, f"INSERT INTO {target} VALUES %s", rows)
+                execute_values(self.cursor, f"INSERT INTO {target.replace('%', '%%')} VALUES %s", rows)
             else:
                 self._copy(frame, types, f"COPY {target} FROM STDIN (FORMAT csv)")
             if track_rows_processed:

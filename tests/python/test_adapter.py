@@ -121,12 +121,12 @@ def test_any_text_survives(adapter: WarehouseAdapter, values: list[str | None]) 
     assert [row[0] for row in stored(adapter, frame, {"v": "text"})] == values
 
 
-def test_a_single_column_keeps_its_empty_rows(adapter: WarehouseAdapter) -> None:
-    columns: Types = {"v": exp.DataType.build("text")}
+def test_a_single_column_keeps_its_empty_rows_and_its_name(adapter: WarehouseAdapter) -> None:
+    columns: Types = {"100 %s": exp.DataType.build("text")}
     adapter.drop_table("adapter_test.single")
     adapter.create_table("adapter_test.single", columns)
-    adapter.insert_append("adapter_test.single", pd.DataFrame({"v": ["\\.", "", None, "x"]}), columns)
-    rows = adapter.fetchall("SELECT v FROM adapter_test.single ORDER BY v")
+    adapter.insert_append("adapter_test.single", pd.DataFrame({"100 %s": ["\\.", "", None, "x"]}), columns)
+    rows = adapter.fetchall('SELECT "100 %s" FROM adapter_test.single ORDER BY 1')
     assert rows == [("",), ("\\.",), ("x",), (None,)]
 
 
