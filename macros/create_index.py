@@ -55,9 +55,14 @@ def create_index(evaluator: MacroEvaluator, *columns: exp.Expr, unique: exp.Expr
 
 
 def index_name(table: str, columns: list[str]) -> str:
-    """A name that no other table's index has, of at most 63 bytes, PostgreSQL's limit."""
-    digest = hashlib.md5(f"{table}|{','.join(columns)}".encode(), usedforsecurity=False).hexdigest()[:8]
-    return f"ix_{table[:50]}_{digest}"
+    """A name that no other table's index has."""
+    return f"ix_{hashed_name(table, ','.join(columns))}"
+
+
+def hashed_name(table: str, text: str) -> str:
+    """A table's name and a hash that tells it apart by a text: of at most 59 bytes, where PostgreSQL allows 63."""
+    digest = hashlib.md5(f"{table}|{text}".encode(), usedforsecurity=False).hexdigest()[:8]
+    return f"{table[:50]}_{digest}"
 
 
 def declared_indexes(model: Model) -> Iterator[tuple[list[str], bool]]:

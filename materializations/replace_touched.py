@@ -1,6 +1,5 @@
 """Kind of every incremental model: recompute the keys that loads touched, and replace them in one transaction."""
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +8,7 @@ from sqlmesh import CustomMaterialization
 from sqlmesh.core.model import CustomKind, Model
 from sqlmesh.utils.errors import ConfigError
 
+from macros.create_index import hashed_name
 from macros.touched import TOUCHED, first_column
 
 RECOMPUTED = "recomputed"
@@ -82,18 +82,15 @@ class ReplaceTouched(CustomMaterialization[CustomKind]):
         A view `..._touches` reads only what is finished before any model that reads it begins. It is kept by its name,
         the interval and the run; a run is known by its `execution_time`.
         """
-        for loaded in list(touched.find_all(exp.Between)):
-            if loaded.this.name != "_loaded_at":
+        for source in [table for table in touched.find_all(exp.Table) if "_touches" in table.name]:
+            loaded = _loaded(source)
+            if loaded is None:
                 continue
-            select = loaded.find_ancestor(exp.Select)
-            assert select
-            for source in (select.args["from_"].this, *(join.this for join in select.args.get("joins") or ())):
-                if isinstance(source, exp.Table) and "_touches" in source.name:
-                    rows = exp.select("*").from_(exp.table_(source.this, source.args.get("db"))).where(loaded)
-                    name = _name_in_run(source.name, rows, execution_time)
-                    if first_column(self.adapter, name) is None:
-                        self._keep(name, rows)
-                    source.replace(exp.alias_(exp.to_table(name), source.alias_or_name, table=True))
+            rows = exp.select("*").from_(exp.table_(source.this, source.args.get("db"))).where(loaded)
+            name = hashed_name(source.name, f"{rows.sql()} {execution_time}")
+            if first_column(self.adapter, name) is None:
+                self._keep(name, rows)
+            source.replace(exp.alias_(exp.to_table(name), source.alias_or_name, table=True))
         return touched
 
     def _is_same(self, model: Model, columns: list[str]) -> exp.Expr:
@@ -159,9 +156,12 @@ def clustered(query: exp.Query, model: Model) -> exp.Query:
     return query.order_by(*model.clustered_by) if model.clustered_by else query
 
 
-def _name_in_run(table: str, rows: exp.Query, execution_time: Any) -> str:
-    digest = hashlib.md5(f"{rows.sql()} {execution_time}".encode(), usedforsecurity=False).hexdigest()[:8]
-    return f"{table[:50]}_{digest}"
+def _loaded(source: exp.Table) -> exp.Between | None:
+    """The interval that the SELECT which reads `source` asks for, by `@loaded()`."""
+    select = source.find_ancestor(exp.Select)
+    where = select and select.args.get("where")
+    intervals = where.find_all(exp.Between) if where else ()
+    return next((interval for interval in intervals if interval.this.name == "_loaded_at"), None)
 
 
 def _grain(model: Model) -> list[str]:
